@@ -25,9 +25,9 @@ fuzz_target!(|json: &[u8]| {
         signature: Signature::Bundle(json.to_vec()),
     }];
     // The seeds sign another one.
-    assert!(REQUIREMENT.image(&Digest::of(b"never signed"), &found).is_err());
-    let _ = REQUIREMENT.image(&Digest::of(b"an image"), &found);
-    assert!(REQUIREMENT.blob(b"never signed", json).is_err());
+    assert!(REQUIREMENT.verify_image(&Digest::of(b"never signed"), &found).is_err());
+    let _ = REQUIREMENT.verify_image(&Digest::of(b"an image"), &found);
+    assert!(REQUIREMENT.verify_blob(b"never signed", json).is_err());
     if let Ok(bundle) = Bundle::parse(json) {
         assert_eq!(Bundle::parse(&bundle.json()).expect("what was written can be read"), bundle);
     }

@@ -3,7 +3,7 @@
 # machine, so that they compress like real software. The same machine gives the same layers. Sourced by the benchmarks, never executed.
 
 # The folders of the files, which are chosen pseudo-randomly. Files above 8 MB would make layers uneven.
-POOL="${BENCH_POOL:-/usr/lib /usr/share $HOME/.cargo/registry $HOME/.rustup $(go env GOROOT 2>/dev/null || true)}"
+POOL="${BENCH_POOL:-/usr/lib /usr/share $HOME/.cargo/registry $HOME/.rustup $(go env GOROOT GOMODCACHE 2>/dev/null | tr "\n" " " || true)}"
 LARGEST_FILE=8M
 IMAGES=24
 

@@ -1,7 +1,6 @@
-//! The agent: the worker of one node. It reports which images the node's docker engine and containerd hold, transfers
-//! the images that are assigned to the node, and watches both engines, so that a rebuilt tag is transferred again
-//! automatically. A node may have only one of the two engines. A missing engine is an error only for images that must
-//! be read from it.
+//! The agent: the worker of one node. It reports which images the node's docker engine and containerd hold, transfers those
+//! that are assigned to the node, and watches both, so that a rebuilt tag is transferred again without a request. A node may
+//! have only one of the two: then only images that are read from the other fail.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +12,6 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams};
 use kube::core::PartialObjectMeta;
-use kube::runtime::reflector;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -21,20 +19,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::v1alpha1::{Candidate, JackalImage, SourceKind};
-use crate::controller::{AGENT_LABEL, agent_lease};
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 use crate::package::ImageRequest;
 use crate::runtime::{
-    AdmitRules, Health, ReadinessCheck, Recheck, RegistryTarget, Role, Settings, WorkerInputs, kube_fault,
-    with_short_timeout, with_timeout,
+    AGENT_LABEL, AdmitRules, Health, ReadinessCheck, Recheck, RegistryTarget, Role, Settings, WorkerInputs,
+    agent_lease_name, kube_fault, shared_watch, with_short_timeout, with_timeout,
 };
 use crate::source::containerd::{Containerd, ContainerdEvents};
 use crate::source::docker::{Docker, ImageEvents};
 use crate::source::{ImageChange, ImageSource};
 use crate::worker;
 
-/// The field manager of one node's answers; each node owns its own entry of the list.
+/// The field manager of one node's reports. Each node owns its own entry of the list.
 fn field_manager(node: &str) -> String {
     let manager = format!("jackal-agent-{node}");
     manager.chars().take(128).collect()
@@ -49,7 +46,7 @@ pub struct Engines {
     pub containerd: Containerd,
 }
 
-/// Runs the agent of `node`, whose images are in `engines` and go to whom `admissions` say, until `stop`.
+/// Runs the agent of `node` until `stop`. `admissions` say which namespaces may read which images of `engines`.
 pub async fn run(
     client: Client,
     node: &str,
@@ -59,10 +56,10 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let registration = Registration::of(&client, &settings, node);
-    let (recheck, rechecks) = mpsc::channel(256);
+    let (rechecks, received) = mpsc::channel(256);
     let mut docker = ImageEvents::new(engines.docker.engine().clone());
     let mut containerd = ContainerdEvents::new(engines.containerd.client().clone());
-    let swept = engines.docker.clone();
+    let swept_engine = engines.docker.clone();
     let role = NodeRole {
         client: client.clone(),
         node: node.to_owned(),
@@ -71,33 +68,37 @@ pub async fn run(
         admissions,
         settings: settings.clone(),
     };
-    let holder = format!("agent/{node}");
-    let reached = ReadableEngines::new(&settings.health);
+    let (watch_of_images, images) = shared_watch();
+    let listing = settings.health.listing("JackalImages");
+    let image_watch = watch_of_images.run(settings.api(&client), listing);
+    let identity = format!("agent/{node}");
+    let readable = ReadableEngines::new(&settings.health);
     let work = worker::run(
         client.clone(),
-        &holder,
+        &identity,
         Arc::new(role),
         settings,
         Arc::default(),
         WorkerInputs {
-            images: reflector::store().1,
-            rechecks,
+            images,
+            rechecks: received,
         },
         stop.clone(),
     );
     let watches = async {
         tokio::join!(
+            image_watch,
             watch(
                 SourceKind::Docker,
-                async || sweep_at(docker.next().await, &swept).await,
-                &recheck,
-                &reached
+                async || sweep_at(docker.next().await, &swept_engine).await,
+                &rechecks,
+                &readable
             ),
             watch(
                 SourceKind::Containerd,
                 async || containerd.next().await,
-                &recheck,
-                &reached
+                &rechecks,
+                &readable
             ),
         );
     };
@@ -108,54 +109,54 @@ pub async fn run(
     }
 }
 
-/// Takes away what a killed agent left in its engine, whenever the engine is there anew.
+/// Removes what a killed agent left in the docker engine, whenever the engine can be reached again.
 async fn sweep_at(notice: ImageChange, docker: &Docker) -> ImageChange {
     if notice == ImageChange::Resync
         && let Err(fault) = docker.remove_abandoned_names().await
     {
-        warn!(%fault, "names under which a killed agent had images pushed may be left in the engine");
+        warn!(%fault, "names that a killed agent pushed images under may be left in the docker engine");
     }
     notice
 }
 
-/// Has the images of one engine looked at whenever `next` says that they changed.
+/// Requests reconciliations of the images of one engine whenever `next` says that they changed.
 async fn watch(
     source: SourceKind,
     mut next: impl AsyncFnMut() -> ImageChange,
-    recheck: &mpsc::Sender<Recheck>,
-    reached: &ReadableEngines,
+    rechecks: &mpsc::Sender<Recheck>,
+    readable: &ReadableEngines,
 ) {
-    let mut was_there = false;
+    let mut was_reached = false;
     loop {
         let notice = next().await;
         match &notice {
-            ImageChange::Resync => reached.set(source, Ok(())),
-            ImageChange::Lost(fault) => reached.set(source, Err(fault)),
+            ImageChange::Resync => readable.set(source, Ok(())),
+            ImageChange::Lost(fault) => readable.set(source, Err(fault)),
             ImageChange::Changed { .. } => {}
         }
         let name = match notice {
             ImageChange::Changed { name } => name,
             ImageChange::Resync => {
-                was_there = true;
+                was_reached = true;
                 None
             }
-            ImageChange::Lost(fault) if was_there => {
+            ImageChange::Lost(fault) if was_reached => {
                 warn!(%fault, ?source, "the engine cannot be watched");
                 None
             }
-            // Most nodes have only one of them.
+            // Most nodes have only one of the two.
             ImageChange::Lost(fault) => {
-                info!(%fault, ?source, "nothing is read from this engine until it is there");
+                info!(%fault, ?source, "the engine cannot be reached; its images cannot be read");
                 None
             }
         };
-        if recheck.send(Recheck::Engine(source, name)).await.is_err() {
+        if rechecks.send(Recheck::Engine(source, name)).await.is_err() {
             return;
         }
     }
 }
 
-/// Which engines can be read. An agent that reaches none can do nothing; with one of the two it does what most are for.
+/// Which engines can be reached. The agent is ready when it reaches one of the two.
 struct ReadableEngines {
     check: ReadinessCheck,
     engines: Mutex<[(SourceKind, Result<(), String>); 2]>,
@@ -166,7 +167,7 @@ impl ReadableEngines {
         let unknown = |source| (source, Err(format!("{source:?}: it has not answered yet")));
         let engines = [SourceKind::Docker, SourceKind::Containerd].map(unknown);
         Self {
-            check: health.check(lacking(&engines)),
+            check: health.check(unreachable_message(&engines)),
             engines: Mutex::new(engines),
         }
     }
@@ -176,12 +177,12 @@ impl ReadableEngines {
         for engine in engines.iter_mut().filter(|(known, _)| *known == source) {
             engine.1 = state.map_err(|fault| format!("{source:?}: {}", fault.message));
         }
-        self.check.set(lacking(&*engines));
+        self.check.set(unreachable_message(&*engines));
     }
 }
 
-/// What is said where no engine can be read.
-fn lacking(engines: &[(SourceKind, Result<(), String>)]) -> Option<String> {
+/// The message where no engine can be reached.
+fn unreachable_message(engines: &[(SourceKind, Result<(), String>)]) -> Option<String> {
     let why: Option<Vec<&str>> = engines
         .iter()
         .map(|(_, state)| state.as_ref().err().map(String::as_str))
@@ -189,13 +190,13 @@ fn lacking(engines: &[(SourceKind, Result<(), String>)]) -> Option<String> {
     why.map(|why| format!("no engine of the node can be reached: {}", why.join("; ")))
 }
 
-/// Says that this node runs an agent: one Lease, written at the start and deleted at the end. It is not
-/// renewed, so that an idle agent costs no writes; whoever waits for its answers does so only for a while.
+/// Registers the agent of this node: one Lease, written at the start and deleted at the end. It is not renewed, so that an
+/// idle agent makes no writes; the leader waits for the answers of an agent only for a limited time.
 struct Registration {
     api: Api<Lease>,
     name: String,
     node: String,
-    /// The agent's pod, so that the Lease also goes where the agent cannot delete it.
+    /// The agent's pod, so that the Lease is also deleted where the agent cannot do so.
     owner: Option<OwnerReference>,
 }
 
@@ -204,7 +205,7 @@ impl Registration {
         Self {
             api: Api::namespaced(client.clone(), &settings.defaults.namespace),
             owner: settings.owner.clone(),
-            name: agent_lease(node),
+            name: agent_lease_name(node),
             node: node.to_owned(),
         }
     }
@@ -251,7 +252,7 @@ impl Registration {
     }
 }
 
-/// The node's images from its engines, where the node was assigned.
+/// The role of an agent: it transfers images of its node's engines that are assigned to the node.
 struct NodeRole {
     client: Client,
     node: String,
@@ -262,7 +263,7 @@ struct NodeRole {
 }
 
 impl NodeRole {
-    /// That the image may leave this node.
+    /// Checks that the image may be read from this node.
     fn check(&self, image: &JackalImage, reference: &Reference) -> Result<(), Fault> {
         let namespace = image.namespace().unwrap_or_default();
         self.admissions.check(&self.node, &namespace, &image.spec, reference)
@@ -282,7 +283,7 @@ impl NodeRole {
         Ok(image.spec.selects(&self.node, &labels))
     }
 
-    /// The engine that `source` means; none for a registry.
+    /// The engine of `source`; none for a registry.
     fn engine(&self, source: SourceKind) -> Option<Arc<dyn ImageSource>> {
         match source {
             SourceKind::Docker => Some(Arc::clone(&self.docker) as Arc<dyn ImageSource>),
@@ -291,8 +292,8 @@ impl NodeRole {
         }
     }
 
-    /// What the engine holds under the image's name.
-    async fn held(&self, engine: &dyn ImageSource, image: &JackalImage, request: &ImageRequest) -> Candidate {
+    /// What this node reports of an image: its ID in the engine, or why it cannot be read.
+    async fn candidate(&self, engine: &dyn ImageSource, image: &JackalImage, request: &ImageRequest) -> Candidate {
         let ImageRequest {
             reference, platforms, ..
         } = request;
@@ -304,7 +305,7 @@ impl NodeRole {
             observed_generation: image.metadata.generation.unwrap_or_default(),
         };
         let resolved = match self.check(image, reference) {
-            // The engine is not even asked.
+            // The engine is not asked.
             Err(fault) => Err(fault),
             Ok(()) => engine.resolve(reference, platforms).await,
         };
@@ -341,11 +342,11 @@ impl Role for NodeRole {
         if !self.is_selected(image).await? {
             return Ok(());
         }
-        // What nobody can read is told once, by the leader.
+        // An invalid spec is reported once, by the leader.
         let Ok(request) = ImageRequest::of_object(&image.spec) else {
             return Ok(());
         };
-        let candidate = self.held(&*engine, image, &request).await;
+        let candidate = self.candidate(&*engine, image, &request).await;
         let known = image
             .status
             .as_ref()
@@ -363,17 +364,17 @@ impl Role for NodeRole {
         let parameters = PatchParams::apply(&field_manager(&self.node)).force();
         match with_timeout(api.patch_status(&image.name_any(), &parameters, &Patch::Apply(answer))).await {
             Ok(_) => Ok(()),
-            // It is gone, or another of the same name stands in its place.
+            // It was deleted, or replaced by another object of the same name.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(kube_fault(
                 Reason::NodeUnavailable,
-                "saying what the node holds",
+                "reporting what the node holds",
                 &error,
             )),
         }
     }
 
-    // The leader sees what other objects write.
+    // The leader decides, as agents do not watch packages.
     async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault> {
         let assignment = image.status.as_ref().and_then(|status| status.assignment.as_ref());
         Ok(assignment.and_then(|assignment| assignment.plain_tag_owner.clone()))
@@ -385,10 +386,10 @@ impl Role for NodeRole {
         reference: &Reference,
         _: &RegistryTarget,
     ) -> Result<Arc<dyn ImageSource>, Fault> {
-        // Whatever was assigned.
+        // Whatever the assignment says.
         self.check(image, reference)?;
         let idle = self.settings.idle(image.spec.stall_timeout);
-        // The object may allow the engine another time to stand still.
+        // The object may have its own stall timeout.
         let engine = match image.spec.source {
             source if idle == self.settings.idle => self.engine(source),
             SourceKind::Docker => Some(Arc::new(self.docker.with_idle_timeout(idle)) as Arc<dyn ImageSource>),
@@ -396,10 +397,7 @@ impl Role for NodeRole {
             SourceKind::Registry => None,
         };
         engine.ok_or_else(|| {
-            let message = format!(
-                "{} is read from a registry, which no node's agent does",
-                image.spec.image
-            );
+            let message = format!("{} is read from a registry, which agents do not do", image.spec.image);
             Fault::stalled(Reason::InvalidSpec, message)
         })
     }
@@ -410,19 +408,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_engine_is_enough() {
+    fn the_agent_is_ready_with_one_engine() {
         let health = Health::default();
-        let reached = ReadableEngines::new(&health);
+        let readable = ReadableEngines::new(&health);
         assert!(health.ready().unwrap_err().contains("Docker: it has not answered yet"));
-        let gone = Fault::retryable(Reason::SourceFailed, "the engine is gone");
-        reached.set(SourceKind::Containerd, Ok(()));
-        reached.set(SourceKind::Docker, Err(&gone));
+        let fault = Fault::retryable(Reason::SourceFailed, "the engine is gone");
+        readable.set(SourceKind::Containerd, Ok(()));
+        readable.set(SourceKind::Docker, Err(&fault));
         assert_eq!(health.ready(), Ok(()));
-        reached.set(SourceKind::Containerd, Err(&gone));
-        let said = health.ready().unwrap_err();
+        readable.set(SourceKind::Containerd, Err(&fault));
+        let message = health.ready().unwrap_err();
         assert!(
-            said.ends_with("Docker: the engine is gone; Containerd: the engine is gone"),
-            "{said}"
+            message.ends_with("Docker: the engine is gone; Containerd: the engine is gone"),
+            "{message}"
         );
     }
 }

@@ -32,7 +32,7 @@ pub async fn check(archive: &Archive, progress: &Progress) -> Result<Checked, Fa
     let expected = blobs
         .iter()
         .fold(progress.done(), |sum, (_, size)| size.saturating_add(sum));
-    progress.expect(expected);
+    progress.set_total(expected);
     let mut paths: HashMap<Digest, String> = HashMap::new();
     for package in archive.packages() {
         let files = package.manifest.manifest().map(files_of).transpose()?;
@@ -49,7 +49,7 @@ pub async fn check(archive: &Archive, progress: &Progress) -> Result<Checked, Fa
             match chunk {
                 Ok(chunk) => {
                     length += chunk.len() as u64;
-                    progress.passed(chunk.len() as u64);
+                    progress.add_moved(chunk.len() as u64);
                 }
                 // The digest differs, or the frame cannot be decompressed; the stream has ended.
                 Err(fault) if fault.is_stalled() => failed = true,

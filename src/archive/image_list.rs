@@ -179,7 +179,7 @@ impl ImageTree {
         let missing = || {
             Fault::stalled(
                 Reason::SourceNotFound,
-                format!("the package file lacks manifests of {reference}"),
+                format!("the archive lacks manifests of {reference}"),
             )
         };
         let root = root.ok_or_else(missing)?;
@@ -228,7 +228,7 @@ where
             if foreign.contains(&blob) {
                 continue;
             }
-            let message = format!("the package file lacks the blob {}", blob.digest);
+            let message = format!("the archive lacks the blob {}", blob.digest);
             return Err(Fault::stalled(Reason::SourceNotFound, message));
         };
         sink.store(Blob {

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes that can be read at any offset: a file, or several files that are one behind the other. Reads block the thread.
 pub trait RandomAccess: Send + Sync {
@@ -15,6 +17,11 @@ pub trait RandomAccess: Send + Sync {
     /// # Errors
     /// `UnexpectedEof` where there are fewer bytes, and errors of the file system, which name the file.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// The names of the parts that hold the `length` bytes at `offset`, for messages; `None` where there are no parts.
+    fn parts_of(&self, _offset: u64, _length: u64) -> Option<String> {
+        None
+    }
 }
 
 /// A file on disk.
@@ -49,5 +56,36 @@ impl RandomAccess for DiskFile {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+}
+
+/// Reads an input from its beginning.
+pub(super) struct FromStart {
+    input: Arc<dyn RandomAccess>,
+    at: Arc<AtomicU64>,
+}
+
+impl FromStart {
+    pub fn new(input: Arc<dyn RandomAccess>) -> Self {
+        Self {
+            input,
+            at: Arc::default(),
+        }
+    }
+
+    /// Bytes that were read.
+    pub fn position(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.at)
+    }
+}
+
+impl io::Read for FromStart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let at = self.at.load(Ordering::Relaxed);
+        let rest = self.input.length().saturating_sub(at);
+        let length = usize::try_from(rest).map_or(buffer.len(), |rest| rest.min(buffer.len()));
+        self.input.read_exact_at(&mut buffer[..length], at)?;
+        self.at.store(at + length as u64, Ordering::Relaxed);
+        Ok(length)
     }
 }

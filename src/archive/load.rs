@@ -109,7 +109,7 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
     let packages: Vec<(&Packed, Coordinates)> = packages
         .map(|package| Ok((package, Coordinates::of(package, target.prefix)?)))
         .collect::<Result<_, Fault>>()?;
-    progress.expect(
+    progress.set_total(
         packages
             .iter()
             .map(|(package, _)| content_size(package))
@@ -127,14 +127,14 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
         for file in &files {
             let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
             match package.omits(file) {
-                true => progress.passed(file.size),
+                true => progress.add_moved(file.size),
                 false => {
                     bytes += store_file(archive, &*destination, file, progress)
                         .await
                         .map_err(within)?;
                 }
             }
-            known.saw(&file.digest, destination.repository());
+            known.record(&file.digest, destination.repository());
         }
         sent.push(bytes);
         repositories.push(destination);
@@ -173,16 +173,17 @@ async fn store_file(
     progress: &Progress,
 ) -> Result<u64, Fault> {
     if destination.holds(&file.digest).await?.is_some() {
-        progress.passed(file.size);
+        progress.add_moved(file.size);
         return Ok(0);
     }
     let content = archive.read(&file.digest);
-    let content =
-        content.ok_or_else(|| Fault::stalled(Reason::SourceNotFound, "the package file lacks it".to_owned()))?;
+    let content = content.ok_or_else(|| Fault::stalled(Reason::SourceNotFound, "the archive lacks it".to_owned()))?;
     let upload = Upload {
         digest: Some(file.digest.clone()),
         size: Some(file.size),
-        bytes: content.inspect_ok(|chunk| progress.passed(chunk.len() as u64)).boxed(),
+        bytes: content
+            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
+            .boxed(),
     };
     Ok(destination.upload(upload).await?.1)
 }

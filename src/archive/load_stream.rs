@@ -26,7 +26,7 @@ use crate::transfer::{Destination, KnownBlobs, Progress, Upload};
 /// A fault that names the file or the image.
 pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Progress) -> Result<Vec<Loaded>, Fault> {
     let packages = reader.packages().to_vec();
-    progress.expect(packages.iter().map(content_size).fold(0, u64::saturating_add));
+    progress.set_total(packages.iter().map(content_size).fold(0, u64::saturating_add));
     let streamed = packages.iter().map(|package| StreamedPackage::new(package, target));
     let mut streamed: Vec<StreamedPackage> = streamed.collect::<Result<_, Fault>>()?;
     let named = streamed.iter();
@@ -41,7 +41,7 @@ pub async fn load_stream(mut reader: Reader, target: &Target<'_>, progress: &Pro
         let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
         let content = reader
             .content(&file)
-            .inspect_ok(|chunk| progress.passed(chunk.len() as u64))
+            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
             .boxed();
         // The reader gives what a package lists, as a file of the first that lists it.
         if let Some(first) = streamed
@@ -118,7 +118,7 @@ impl<'p> StreamedPackage<'p> {
             self.sent += copy(&*first.destination, &*self.destination, file)
                 .await
                 .map_err(within)?;
-            progress.passed(file.size);
+            progress.add_moved(file.size);
             if file.path == LAYOUT_INDEX
                 && let Some(raw) = self.destination.blob(&file.digest, MANIFEST_LIMIT).await?
             {
@@ -239,7 +239,7 @@ impl StoredImages {
         let known = Arc::<KnownBlobs>::default();
         for document in self.tree.documents() {
             for blob in distinct_blobs(std::slice::from_ref(document)) {
-                known.saw(&blob.digest, self.repository.repository());
+                known.record(&blob.digest, self.repository.repository());
             }
         }
         known

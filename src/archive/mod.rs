@@ -10,16 +10,23 @@
 //! of whose frames is wrapped in a skippable frame.
 
 mod check;
+mod compare;
 mod contents;
+mod diff;
+mod directory;
+mod docker_save;
 pub mod format;
 mod header;
 mod image_list;
 mod input;
+mod inspect;
 pub mod inventory;
 mod load;
+mod load_images;
 mod load_stream;
 pub mod made;
 mod members;
+mod oci_layout;
 mod omitted;
 mod open;
 mod order;
@@ -28,17 +35,27 @@ mod partial;
 pub mod parts;
 mod read;
 mod resume;
+mod sboms;
 mod sections;
+mod stream_tar;
 mod tar_content;
+#[cfg(test)]
+mod testing;
 pub mod unpack;
 mod write;
 
 pub use check::{Checked, check};
+pub use compare::compare;
 pub use contents::{Archive, Contents};
+pub use diff::{Change, Difference, ImageChange, Overlap, PackageChange, SbomChange, VersionChange};
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
+pub use inspect::{
+    Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
+};
 pub use load::{Loaded, Target, load, missing};
+pub use load_images::{LoadedImages, load_images};
 pub use load_stream::load_stream;
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;
@@ -48,5 +65,6 @@ pub use packing::{PackageSource, Packing};
 pub use partial::PartialFile;
 pub use read::Reader;
 pub use resume::Kept;
+pub use stream_tar::{StreamCompression, StreamTar};
 pub use tar_content::{PlainTar, SeekableTar, TarContent};
 pub use write::{Written, write};

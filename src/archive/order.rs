@@ -52,8 +52,7 @@ pub fn files_of(manifest: &Manifest) -> Result<Vec<PackageFile>, Fault> {
             )));
         };
         let shown: String = path.chars().take(100).collect();
-        let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);
-        if path.len() > PATH_LIMIT || !path.split('/').all(is_plain) {
+        if !is_plain_path(path) {
             return Err(invalid(format!(
                 "the path {shown:?}, which is not one of a file in the package"
             )));
@@ -74,6 +73,12 @@ pub fn files_of(manifest: &Manifest) -> Result<Vec<PackageFile>, Fault> {
 /// The path in the second tar of the content with that digest.
 pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
+/// Whether `path` is relative, in normal form and without `..`.
+pub(super) fn is_plain_path(path: &str) -> bool {
+    let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);
+    path.len() <= PATH_LIMIT && path.split('/').all(is_plain)
 }
 
 /// Sorts `files` so that what describes the package comes first: its metadata, then the manifests of its images, by `manifests`,

@@ -23,7 +23,7 @@ const CHUNK: usize = 256 << 10;
 /// Chunks that wait to be taken.
 const WAITING: usize = 4;
 /// The largest window of a frame, as a power of two: 32 MiB. Frames that need more memory are refused.
-const WINDOW_LOG: u32 = 25;
+pub(super) const WINDOW_LOG: u32 = 25;
 
 /// A package file that is read.
 pub struct Reader {
@@ -118,7 +118,7 @@ impl Reader {
 }
 
 pub(super) fn invalid(what: &str) -> Fault {
-    let message = format!("the package file is damaged, or not a package file: {what}; copy it again");
+    let message = format!("the file is damaged, or not an archive that can be loaded: {what}; copy it again");
     Fault::stalled(Reason::SourceFailed, message)
 }
 
@@ -155,7 +155,9 @@ pub(super) fn read_header(input: &mut impl Read) -> Result<Header, Fault> {
     };
     let mut start = [0; SKIPPABLE_HEADER];
     input.read_exact(&mut start).map_err(failed)?;
-    let length = header_length(&start).ok_or_else(|| invalid("it does not begin as files of `pack` do"))?;
+    let length = header_length(&start).ok_or_else(|| {
+        invalid("it does not begin as files of `pack` do; an archive of another tool must be a file, not a pipe")
+    })?;
     if length > HEADER_LIMIT {
         return Err(invalid(&format!("its header is longer than {HEADER_LIMIT} bytes")));
     }

@@ -1,6 +1,7 @@
 //! The tar in an archive, read at any offset: as it is in the file, or in the frames of a seekable Zstandard file.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -32,6 +33,18 @@ pub trait TarContent: Send + Sync {
     /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does, in which `offset`
     /// lies: a file may hold a second one behind the first.
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static>;
+
+    /// Whether what lies before an offset is decompressed to read there.
+    fn is_sequential(&self) -> bool {
+        false
+    }
+
+    /// Keeps the bytes at `offset` for later reads, where that spares reading from the beginning.
+    fn keep(&self, _offset: u64, _content: Bytes) {}
+    /// The names of the parts of the archive that hold these bytes, for messages; `None` where there are no parts.
+    fn parts_of(&self, _offset: u64, _length: u64) -> Option<String> {
+        None
+    }
 }
 
 /// A tar that is a file as it is.
@@ -67,6 +80,10 @@ impl TarContent for PlainTar {
             .buffered(AHEAD)
             .flat_map(pieces_of)
             .boxed()
+    }
+
+    fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
+        self.input.parts_of(offset, length)
     }
 }
 
@@ -174,18 +191,38 @@ fn wrapped_frames(
     Ok(frames)
 }
 
-impl TarContent for SeekableTar {
-    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
-        let end = match offset.saturating_add(length) {
+impl SeekableTar {
+    /// The end of a read of `length` bytes at `offset`, which ends where the tar does.
+    fn end_of(&self, offset: u64, length: u64) -> u64 {
+        match offset.saturating_add(length) {
             end if offset < self.first => end.min(self.first),
             end => end,
-        };
+        }
+    }
+
+    /// The places of the frames that hold the `length` bytes of content at `offset`.
+    fn frames_of(&self, offset: u64, length: u64) -> Range<usize> {
+        let end = self.end_of(offset, length);
         let first = self
             .frames
             .partition_point(|frame| frame.content_offset + frame.content <= offset);
         let last = self.frames.partition_point(|frame| frame.content_offset < end);
+        first..last.max(first)
+    }
+}
+
+impl TarContent for SeekableTar {
+    fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
+        let frames = self.frames.get(self.frames_of(offset, length))?;
+        let (first, last) = (frames.first()?, frames.last()?);
+        self.input
+            .parts_of(first.offset, last.offset + last.length - first.offset)
+    }
+
+    fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
+        let end = self.end_of(offset, length);
         let (frames, input) = (Arc::clone(&self.frames), Arc::clone(&self.input));
-        stream::iter(first..last.max(first))
+        stream::iter(self.frames_of(offset, length))
             .map(move |at| {
                 let (frame, input) = (frames[at], Arc::clone(&input));
                 blocking(move || {
@@ -270,7 +307,9 @@ fn pieces_of(pieces: Result<Vec<Bytes>, Fault>) -> ByteStream<'static> {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Fault> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Fault> {
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|error| invalid(&error.to_string()))?;
     done.map_err(|error| match error.kind() {
@@ -308,21 +347,7 @@ pub(super) fn verified<'a>(content: ByteStream<'a>, path: &str, expected: &crate
 mod tests {
     use super::*;
     use crate::archive::format::{header, stored, wrapped};
-
-    struct Memory(Vec<u8>);
-
-    impl RandomAccess for Memory {
-        fn length(&self) -> u64 {
-            self.0.len() as u64
-        }
-
-        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-            let at = usize::try_from(offset).unwrap();
-            let from = self.0.get(at..at + buffer.len());
-            buffer.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-    }
+    use crate::archive::testing::Memory;
 
     fn content() -> Vec<u8> {
         (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect()

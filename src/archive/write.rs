@@ -45,8 +45,8 @@ pub async fn write(
     out: impl AsyncWrite + Unpin,
     progress: &Progress,
 ) -> Result<Written, Fault> {
-    progress.expect(packing.size());
-    progress.found(kept.content);
+    progress.set_total(packing.size());
+    progress.add_existing(kept.content);
     let (frames, queue) = mpsc::channel(QUEUED);
     let mut writer = Writer {
         out,
@@ -142,7 +142,7 @@ impl FrameReader<'_> {
                     buffer.reserve(chunk.len() + rest.min(FRAME_CONTENT));
                 }
                 buffer.extend_from_slice(chunk);
-                self.progress.passed(chunk.len() as u64);
+                self.progress.add_moved(chunk.len() as u64);
             }
             let ended = chunk.is_none();
             while buffer.len() >= FRAME_CONTENT || (ended && !buffer.is_empty()) {

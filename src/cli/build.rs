@@ -4,9 +4,9 @@ mod access;
 mod check;
 mod content;
 mod context;
+mod host;
 pub(super) mod made;
 mod report;
-mod sboms;
 mod tag_selections;
 pub(super) mod target;
 mod transfers;
@@ -33,7 +33,7 @@ use super::{EXIT_USAGE, UsageError, examples, key, package_file, print};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::fault::Fault;
 use crate::oci::{is_host, same_host};
-use crate::package::{self, Names, PlannedImage};
+use crate::package::{self, NameOwners, PlannedImage};
 use crate::signing::SigningKey;
 use crate::transfer::{DestinationState, Transfer};
 
@@ -172,7 +172,7 @@ impl Build {
             false => Target::parse(self.to.as_deref().unwrap_or_default())?,
         };
         let several = file.objects.len() > 1;
-        let mut names = Names::default();
+        let mut names = NameOwners::default();
         for object in file.objects.iter().filter(|object| object.kind == Kind::Package) {
             let repository = package::repository(&prefix(&target, &object.spec), &object.name);
             names.add_artifact(&object.shown(), &repository, &object.spec);
@@ -255,7 +255,7 @@ impl Build {
         let outcome = match standing {
             Some(DestinationState::Current(outcome)) => outcome,
             Some(DestinationState::Differs(resolved)) => {
-                let moving = transfer.bring(&resolved);
+                let moving = transfer.copy(&resolved);
                 display.follow(&image, &transfer.progress, moving).await?
             }
             None => display.follow(&image, &transfer.progress, transfer.run()).await?,

@@ -94,6 +94,8 @@ pub(super) const LOAD: &str = "\
 Examples:
   # Into the registry of a cluster
   jackal-operator load shop.tar.zst --to registry.example.com/team
+  # A file in parts
+  jackal-operator load shop.tar.zst.part000 --to registry.example.com/team
   # Out of a pipe
   ssh laptop cat shop.tar.zst | jackal-operator load - --to registry.example.com
   # Into an OCI layout
@@ -128,6 +130,22 @@ Examples:
   jackal-operator unpack shop.tar.zst --format docker-archive --image docker.io/library/nginx:1.29 --platform linux/arm64 --output nginx.tar
   # Into an OCI layout in a directory
   jackal-operator unpack shop.tar.zst --format oci --output images";
+
+pub(super) const INSPECT: &str = "\
+Examples:
+  # Packages, images and their sizes
+  jackal-operator inspect shop.tar.zst
+  # The names of the images
+  jackal-operator inspect shop.tar.zst --images
+  # For programs
+  jackal-operator inspect shop.tar.zst --output json";
+
+pub(super) const DIFF: &str = "\
+Examples:
+  # What a new version brings
+  jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst
+  # Fail where anything differs
+  jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst --exit-code --output json";
 
 pub(super) const VERIFY: &str = "\
 Examples:

@@ -63,7 +63,7 @@ impl HaveFlags {
         let read = tokio::task::spawn_blocking(move || {
             let content = content(&owned).map_err(|error| format!("it cannot be read: {error}"))?;
             if let Some((requirement, bundle)) = requirement {
-                let signed = requirement.blob(&content, &bundle);
+                let signed = requirement.verify_blob(&content, &bundle);
                 signed.map_err(|reason| format!("it is not signed as required: {reason}"))?;
             }
             inventory::read(&content, &wanted).map_err(|fault| fault.message)

@@ -12,9 +12,9 @@ use super::build::target::Target;
 use super::connection::ConnectionFlags;
 use super::progress::{Display, Output, bytes};
 use super::{UsageError, examples, print, until};
-use crate::archive::{self, Loaded, Missing, Reader};
+use crate::archive::{self, Loaded, LoadedImages, Missing, Reader};
 use crate::fault::Fault;
-use crate::oci::Naming;
+use crate::oci::{Location, Naming, Reference};
 use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestination};
 
 /// How images are named in the registry.
@@ -38,18 +38,23 @@ impl From<NamingFlag> for Naming {
     }
 }
 
-/// Publish a file that `pack` wrote in a registry or an OCI layout.
+/// Publish the packages and images of an archive in a registry or an OCI layout.
 ///
-/// The file is read once, from its beginning to its end, without a temporary copy. Every digest is verified before a tag is
-/// written. Content that exists in the registry already is not sent, so a repeat after an interruption sends the rest.
+/// The archive is a file that `pack` wrote, a package of Jackal or Zarf (.tar.zst or .tar), an OCI archive, the directory of an
+/// OCI layout, a file of `docker save` or an archive of hauler. Its format is told by its content. It is read without a temporary
+/// copy. Every digest is verified before a tag is written. Content that exists in the registry already is not sent, so a repeat
+/// after an interruption sends the rest.
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::LOAD)]
 pub(super) struct Load {
-    /// The file; - for standard input.
+    /// The file or directory; FILE.part000 for a file in parts, - for a file of `pack` on standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The name of the image, in an archive that has one image.
+    #[arg(long, value_name = "REFERENCE")]
+    name: Option<Reference>,
     /// The registry, `HOST[:PORT][/PREFIX]`, or `oci:DIR` for an OCI layout.
     #[arg(long, value_name = "DESTINATION")]
     to: String,
@@ -69,6 +74,14 @@ pub(super) struct Load {
 struct Report {
     package: String,
     digest: String,
+    images: Vec<String>,
+    sent_bytes: u64,
+}
+
+/// The result for an archive without package.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ImagesReport {
     images: Vec<String>,
     sent_bytes: u64,
 }
@@ -93,11 +106,24 @@ impl Load {
         let display = Display::new(self.output, false);
         let name = self.file.display().to_string();
         let loaded = if self.file == Path::new("-") {
+            if self.name.is_some() {
+                return Err(UsageError("--name names the image of a file, not of standard input".to_owned()).into());
+            }
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
             let work = archive::load_stream(reader, &to, &progress);
             display.follow(&name, &progress, work).await?
         } else {
-            let archive = Arc::new(archive::open(&self.file).await?);
+            let mut archive = archive::open(&self.file).await?;
+            if let Some(name) = &self.name {
+                archive = archive.with_name(name.clone()).map_err(within)?;
+            }
+            let archive = Arc::new(archive);
+            if archive.packages().is_empty() {
+                let work = archive::load_images(&archive, &to, &progress);
+                let loaded = display.follow(&name, &progress, work).await?;
+                self.report_images(&target, &loaded);
+                return Ok(());
+            }
             if self.output == Output::Json {
                 report_missing(&archive::missing(&archive, &to).await?);
             }
@@ -136,11 +162,7 @@ impl Load {
         let report = Report {
             package: target.name_of(&loaded.repository, &loaded.tag),
             digest: loaded.digest.to_string(),
-            images: loaded
-                .images
-                .iter()
-                .flat_map(|image| image.tags.iter().map(|tag| target.name_of(&image.repository, tag)))
-                .collect(),
+            images: names(target, &loaded.images),
             sent_bytes: loaded.sent,
         };
         match self.output {
@@ -158,6 +180,31 @@ impl Load {
             }
         }
     }
+
+    fn report_images(&self, target: &Target, loaded: &LoadedImages) {
+        let report = ImagesReport {
+            images: names(target, &loaded.images),
+            sent_bytes: loaded.sent,
+        };
+        match self.output {
+            Output::Json => print::line(serde_json::to_string_pretty(&report).unwrap_or_default()),
+            Output::Text => {
+                for image in &report.images {
+                    print::line(image);
+                }
+                print::line(format_args!("({} sent)", bytes(report.sent_bytes)));
+            }
+        }
+    }
+}
+
+/// The names of `images` in the target.
+fn names(target: &Target, images: &[Location]) -> Vec<String> {
+    let names = |image: &Location| -> Vec<String> {
+        let tags = image.tags.iter();
+        tags.map(|tag| target.name_of(&image.repository, tag)).collect()
+    };
+    images.iter().flat_map(names).collect()
 }
 
 /// Content that the file leaves out and the destination does not hold, as `--output json` prints it.

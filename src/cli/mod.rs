@@ -11,10 +11,12 @@ mod convert;
 mod crd;
 mod credential_helper;
 mod credentials;
+mod diff;
 mod engine;
 mod examples;
 mod files;
 mod have;
+mod inspect;
 mod inventory;
 mod join;
 mod key;
@@ -89,6 +91,8 @@ enum Action {
     Join(join::Join),
     Repair(repair::Repair),
     Unpack(unpack::Unpack),
+    Inspect(inspect::Inspect),
+    Diff(diff::Diff),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -135,6 +139,8 @@ impl Command {
             Action::Join(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Repair(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Unpack(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

@@ -17,7 +17,8 @@ use crate::decode;
 use crate::oci::{Index, Reference};
 use crate::package::{PackageSboms, TransferredImage};
 use crate::sbom::{Isolation, Limits, Syft, unable};
-use crate::transfer::{Destination as _, LayoutDestination, RegistryDestination};
+use crate::source::RepositoryReader as _;
+use crate::transfer::{LayoutDestination, RegistryDestination};
 
 /// How long a registry may make no progress.
 const IDLE: Duration = Duration::from_secs(60);
@@ -101,9 +102,9 @@ impl Sbom {
             Some(directory) => in_layout(Path::new(directory)).await?,
             None => vec![self.in_registry().await?],
         };
-        let mut sboms = PackageSboms::look(&mut images, None).await?;
-        sboms.believe();
-        sboms.make(&syft).await?;
+        let mut sboms = PackageSboms::find(&mut images, None).await?;
+        sboms.accept_claimed();
+        sboms.generate_missing(&syft).await?;
         for (name, digest, made) in sboms.rows() {
             for content in made.iter().flat_map(|made| made.contents.values()) {
                 print::line(format_args!(

@@ -10,7 +10,7 @@ use super::progress::Output;
 use super::stored::StoredFlags;
 use super::verify_file::{file_of, verify_file};
 use super::{UsageError, examples, key, print, until};
-use crate::package::{Stored, verify};
+use crate::package::verify;
 use crate::signing::{Identity, PublicKey, Requirement, SubjectMatch, TrustedRoot};
 
 /// What the argument names.
@@ -75,7 +75,7 @@ impl Verify {
         let requirement = self.requirement().await?;
         let stored = self.stored.open().await?;
         let digest = stored.document.digest();
-        verify(&Stored(&*stored.repository), digest, &[requirement], &stored.name).await?;
+        verify(&*stored.repository, digest, &[requirement], &stored.name).await?;
         match self.output {
             Output::Text => print::line(format_args!("{} is signed", stored.name)),
             Output::Json => {

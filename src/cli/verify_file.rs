@@ -96,7 +96,7 @@ async fn verify_part(file: &Path, archive: &Path, part: PartName, progress: &Pro
             return Err(Fault::stalled(Reason::SourceFailed, message));
         }
     };
-    progress.expect(listed.size);
+    progress.set_total(listed.size);
     match set.verify(part, listed, progress).await? {
         None => Ok(Report {
             size: listed.size,
@@ -117,7 +117,7 @@ async fn verify_archive(file: &Path, progress: &Progress) -> Result<Report, Faul
     let mut parts = 0;
     if let Some(archive) = has_parts(file).map_err(within)? {
         let set = PartSet::open(&archive).await.map_err(within)?;
-        progress.expect(set.total());
+        progress.set_total(set.total());
         let flaws = match set.list.parts.is_empty() {
             true => set.flaws().await.map_err(within)?,
             false => set.verify_all(progress).await.map_err(within)?,

@@ -1,4 +1,4 @@
-//! The `JackalImage` objects of a package: what they should be, and making them so.
+//! The `JackalImage` objects of a package: creates, changes and deletes them as its plan says.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -24,16 +24,16 @@ const PACKAGE_NAME_LABEL: &str = "jackal.dev/package-name";
 const NAME_LENGTH: usize = 29;
 /// The longest value of a label.
 const LABEL_LIMIT: usize = 63;
-/// The annotation that carries a request for a reconciliation on.
+/// The annotation that passes a request for a reconciliation on to the images.
 const REQUESTED_AT: &str = crate::api::v1alpha1::REQUESTED_AT[0];
 
 type Guarded = DeserializeGuard<JackalImage>;
 
-/// Objects by name; one that cannot be read is `None`.
+/// Objects by name; one that cannot be decoded is `None`.
 type ExistingObjects = BTreeMap<String, Option<JackalImage>>;
 
-/// The names of objects that are named otherwise than new ones would be: earlier versions named the same request by
-/// the order in which its platforms were written.
+/// The names of objects that have other names than new ones would have: earlier versions of the operator derived the name
+/// of a request from the order in which its platforms were written.
 pub(super) type LegacyNames = HashMap<ImageRequest, String>;
 
 /// The images of one package.
@@ -47,28 +47,28 @@ impl<'a> Children<'a> {
         Self { client, package }
     }
 
-    /// Makes the objects be what `plan` says, in its order: applies those that differ, deletes those that it
-    /// lacks, leaves the rest alone. Gives each as it stands.
+    /// Applies the objects of `plan` that differ, and deletes those that are not in the plan. Gives the objects in the order of
+    /// the plan.
     ///
-    /// Those that the plan lacks are only found by asking the API server for all. It is not asked where `known` has
-    /// every one of the plan, some of them by their earlier names: then the answer would cost as much as there are images
-    /// in the namespace, at each change of one.
+    /// Objects that are not in the plan are found by a list from the API server only. There is none where `known`, the watched
+    /// objects and the names of an earlier version, has every object of the plan: the cost of a list grows with the number
+    /// of images in the namespace, and it would be repeated at each change of one.
     pub async fn sync(
         &self,
         plan: &Plan,
         known: Option<(&Store<Guarded>, &LegacyNames)>,
     ) -> Result<Vec<JackalImage>, Fault> {
-        let seen = known.and_then(|(known, names)| self.known(plan, known, names));
-        let from_watch = seen.is_some();
-        let mut standing = match seen {
-            Some(standing) => standing,
+        let watched = known.and_then(|(known, names)| self.watched(plan, known, names));
+        let from_watch = watched.is_some();
+        let mut existing = match watched {
+            Some(existing) => existing,
             None => self.list().await?,
         };
         let mut images = Vec::with_capacity(plan.images.len());
-        for (planned, name) in plan.images.iter().zip(self.names(plan, &standing)) {
-            let mut found = standing.remove(&name).flatten();
+        for (planned, name) in plan.images.iter().zip(self.names(plan, &existing)) {
+            let mut found = existing.remove(&name).flatten();
             let mut wanted = self.wanted(planned, &name, found.as_ref());
-            // The watch may not tell yet of what was applied a moment ago.
+            // The watch may be behind what was applied a moment ago.
             if from_watch && !found.as_ref().is_some_and(|found| is_as_wanted(found, &wanted)) {
                 found = self.get(&name).await?;
                 wanted = self.wanted(planned, &name, found.as_ref());
@@ -78,42 +78,42 @@ impl<'a> Children<'a> {
                 _ => self.apply(&wanted).await?,
             });
         }
-        for name in standing.keys() {
+        for name in existing.keys() {
             self.delete(name).await?;
         }
         Ok(images)
     }
 
-    /// Those of `images`, the objects of `plan` in its order, that have other names than new ones would have.
-    pub fn earlier_names(&self, plan: &Plan, images: &[JackalImage]) -> LegacyNames {
+    /// Those of `images`, the objects of `plan` in its order, that have names of an earlier version.
+    pub fn legacy_names(&self, plan: &Plan, images: &[JackalImage]) -> LegacyNames {
         let named = plan.images.iter().zip(images);
         named
             .map(|(planned, image)| (planned, image.name_any()))
-            .filter(|(planned, name)| *name != name_of(&self.package.name_any(), &planned.request))
+            .filter(|(planned, name)| *name != image_name(&self.package.name_any(), &planned.request))
             .map(|(planned, name)| (planned.request.clone(), name))
             .collect()
     }
 
-    /// The name of the object of each image of the plan: of one that stands where one asks for the same, else a new one.
-    fn names(&self, plan: &Plan, standing: &ExistingObjects) -> Vec<String> {
+    /// The name of the object of each image of the plan: that of an existing object of the same request, else a new one.
+    fn names(&self, plan: &Plan, existing: &ExistingObjects) -> Vec<String> {
         let package = self.package.name_any();
         let mut names: Vec<String> = plan
             .images
             .iter()
-            .map(|planned| name_of(&package, &planned.request))
+            .map(|planned| image_name(&package, &planned.request))
             .collect();
-        let taken: HashSet<&String> = names.iter().filter(|name| standing.contains_key(*name)).collect();
+        let taken: HashSet<&String> = names.iter().filter(|name| existing.contains_key(*name)).collect();
         if taken.len() == names.len() {
             return names;
         }
-        let others = standing.iter().filter(|(name, _)| !taken.contains(name));
+        let others = existing.iter().filter(|(name, _)| !taken.contains(name));
         let mut others: LegacyNames = others
             .filter_map(|(name, object)| Some((name, object.as_ref()?)))
             .filter(|(_, object)| object.metadata.deletion_timestamp.is_none())
             .filter_map(|(name, object)| Some((ImageRequest::of_object(&object.spec).ok()?, name.clone())))
             .collect();
         for (planned, name) in plan.images.iter().zip(&mut names) {
-            if !standing.contains_key(name)
+            if !existing.contains_key(name)
                 && let Some(earlier) = others.remove(&planned.request)
             {
                 *name = earlier;
@@ -122,28 +122,28 @@ impl<'a> Children<'a> {
         names
     }
 
-    /// Deletes all of them; true when none is left.
+    /// Deletes all objects of the package. True when none is left.
     pub async fn clear(&self) -> Result<bool, Fault> {
-        let standing = self.list().await?;
-        for name in standing.keys() {
+        let existing = self.list().await?;
+        for name in existing.keys() {
             self.delete(name).await?;
         }
-        Ok(standing.is_empty())
+        Ok(existing.is_empty())
     }
 
-    /// The plan's objects as this process saw them last; none when it has not seen all of them.
-    fn known(&self, plan: &Plan, known: &Store<Guarded>, names: &LegacyNames) -> Option<ExistingObjects> {
-        let mut standing = ExistingObjects::new();
+    /// The plan's objects as watched; none where this process has not seen all of them.
+    fn watched(&self, plan: &Plan, known: &Store<Guarded>, names: &LegacyNames) -> Option<ExistingObjects> {
+        let mut existing = ExistingObjects::new();
         for planned in &plan.images {
             let name = names.get(&planned.request).cloned();
-            let name = name.unwrap_or_else(|| name_of(&self.package.name_any(), &planned.request));
+            let name = name.unwrap_or_else(|| image_name(&self.package.name_any(), &planned.request));
             let object = known.get(&ObjectRef::new(&name).within(&self.namespace()))?;
-            standing.insert(name, object.0.as_ref().ok().cloned());
+            existing.insert(name, object.0.as_ref().ok().cloned());
         }
-        Some(standing)
+        Some(existing)
     }
 
-    /// What stands, by name; an object that cannot be read stands as `None`.
+    /// The objects of the package, from the API server.
     async fn list(&self) -> Result<ExistingObjects, Fault> {
         let api: Api<Guarded> = Api::namespaced(self.client.clone(), &self.namespace());
         let label = format!("{PACKAGE_LABEL}={}", self.package.uid().unwrap_or_default());
@@ -156,7 +156,7 @@ impl<'a> Children<'a> {
             .collect())
     }
 
-    /// An object as it stands now; none where it does not, or cannot be read.
+    /// An object from the API server; none where it does not exist or cannot be decoded.
     async fn get(&self, name: &str) -> Result<Option<JackalImage>, Fault> {
         let api: Api<Guarded> = Api::namespaced(self.client.clone(), &self.namespace());
         let found = with_timeout(api.get_opt(name)).await;
@@ -198,8 +198,8 @@ impl<'a> Children<'a> {
         }
     }
 
-    /// The object `name` for an image of the plan. Where one is `found` that asks for the same, it goes on to ask in its
-    /// own words: another order of platforms is no other generation.
+    /// The object `name` for an image of the plan. Where one of the same request is `found`, its notation is kept: another
+    /// order of platforms makes no new generation.
     fn wanted(&self, planned: &PlannedImage, name: &str, found: Option<&JackalImage>) -> JackalImage {
         let package = &self.package.spec;
         let same = |found: &&JackalImage| ImageRequest::of_object(&found.spec).is_ok_and(|own| own == planned.request);
@@ -254,7 +254,7 @@ fn label_of(package: &str) -> String {
     format!("{}-{}", start.trim_end_matches(['-', '.']), hash.short())
 }
 
-/// Whether an object needs no write.
+/// Whether an object is as wanted, so that it needs no write.
 fn is_as_wanted(known: &JackalImage, wanted: &JackalImage) -> bool {
     known.spec == wanted.spec
         && known.metadata.deletion_timestamp.is_none()
@@ -266,13 +266,14 @@ fn is_as_wanted(known: &JackalImage, wanted: &JackalImage) -> bool {
         && known.annotations().get(REQUESTED_AT) == wanted.annotations().get(REQUESTED_AT)
 }
 
-/// The name of an image's object; the hash is of what is read, so that another source is another object.
-fn name_of(package: &str, request: &ImageRequest) -> String {
+/// The name of an image's object. The hash is of the request, so that another source is another object.
+fn image_name(package: &str, request: &ImageRequest) -> String {
     object_name(package, request.reference.repository(), &request.digest())
 }
 
-/// `<package>-<last part of the repository>-<hash>`: readable, and the same for the same request, whatever else the
-/// package holds. Where that is longer than [`NAME_LENGTH`] both parts are shortened, and the hash is of the package too.
+/// `<package>-<last part of the repository>-<hash>`: readable, and the same for the same request, independent of other
+/// images of the package. Where that is longer than [`NAME_LENGTH`] both parts are shortened, and the hash is of the package
+/// too.
 fn object_name(package: &str, repository: &str, request: &Digest) -> String {
     let part: String = repository
         .rsplit('/')
@@ -306,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_name_has_a_label_of_its_own() {
+    fn a_long_package_name_has_a_shortened_unique_label() {
         assert_eq!(label_of("shop"), "shop");
         let longest = "a".repeat(63);
         assert_eq!(label_of(&longest), longest);
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_shortened_and_stays_apart() {
+    fn a_long_name_is_shortened_and_stays_unique() {
         let hash = Digest::of(b"request");
         let short = hash.short();
         assert_eq!(
@@ -343,9 +344,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_kubectl_get_fits_a_terminal() {
+    fn a_line_of_kubectl_get_fits_120_columns() {
         let name = "jackalimage.jackal.dev/".len() + NAME_LENGTH;
-        // Each as wide as it gets, with the columns' gaps: READY, SIZE, PROGRESS, AGE.
+        // The widest value of each column, with the gaps between columns: READY, SIZE, PROGRESS, AGE.
         let columns = ["Unknown", "9999 MiB", "99% 999 MiB/s", "9m59s"].map(|cell| cell.len() + 3);
         let status = Reason::AuthenticationFailed.to_string().len();
         assert!(name + 3 + columns.iter().sum::<usize>() + status <= 120);
@@ -355,9 +356,9 @@ mod tests {
         ImageRequest::of(&serde_saphyr::from_str(text).unwrap()).unwrap()
     }
 
-    // What a version writes, the next one has to find.
+    // Each version has to find the objects of the version before.
     #[test]
-    fn names_stay_as_they_are() {
+    fn names_do_not_change_between_versions() {
         for (package, image, name) in [
             ("shop", "image: nginx:1", "shop-nginx-1a09598adcc1"),
             (
@@ -381,7 +382,7 @@ mod tests {
                 "shop-some-app-40bdd3ed84df",
             ),
         ] {
-            assert_eq!(name_of(package, &request(image)), name, "{image}");
+            assert_eq!(image_name(package, &request(image)), name, "{image}");
         }
     }
 }

@@ -1,9 +1,8 @@
-//! What the leader deletes of a package's artifacts: what `retention` does not keep, once its plan has stood in the
-//! status for a while, and all of it with the package.
+//! Deletion of a package's artifacts: of those that `retention` does not keep, once their deletion has been announced in
+//! the status for a while, and of all of them with the package.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,211 +11,224 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::conflict;
+use super::context::PackageContext;
 use super::deletion::{Deletion, UNRECORDED, moved};
-use super::deletion_tasks::{DeletionRequest, as_leader};
-use super::packages::Packages;
-use super::retention::{self, RetentionContext, RetentionResult};
+use super::deletion_tasks::{DeletionDecision, as_leader};
+use super::retention::{self, DeletionResult, RetentionContext};
 use crate::api::v1alpha1::{Garbage, JackalPackage, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::same_host;
-use crate::runtime::{RegistryTarget, kube_fault, qualified_name};
+use crate::runtime::{RegistryTarget, Settings, kube_fault, qualified_name};
 
-impl Packages {
-    /// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever they call the
-    /// registry.
-    pub(super) fn claimed(
-        &self,
-        package: &JackalPackage,
-        place: &RegistryTarget,
-        written: &WrittenRepository,
-    ) -> BTreeSet<String> {
-        let names = self.names(place);
-        let known = self.known.state();
-        let others = known.iter().filter_map(|other| other.0.as_ref().ok());
-        others
-            .filter(|other| other.uid() != package.uid() && shares(other, names.as_deref(), written))
-            .flat_map(conflict::artifacts)
-            .map(str::to_owned)
-            .collect()
+/// Digests that other packages name in the repository `written` of the artifacts of `package`, whatever name they use
+/// for the registry.
+pub(super) fn claimed_digests(
+    context: &PackageContext,
+    package: &JackalPackage,
+    target: &RegistryTarget,
+    written: &WrittenRepository,
+) -> BTreeSet<String> {
+    let names = registry_names(&context.settings, target);
+    let known = context.packages.state();
+    let others = known.iter().filter_map(|other| other.0.as_ref().ok());
+    others
+        .filter(|other| other.uid() != package.uid() && shares_repository(other, names.as_deref(), written))
+        .flat_map(conflict::artifacts)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The names of the registry of `target`, as far as they are known without a request; none where it may have others.
+fn registry_names(settings: &Settings, target: &RegistryTarget) -> Option<Vec<String>> {
+    let flags = &settings.defaults.registry;
+    let operator: Vec<&String> = flags.address.iter().chain(&flags.endpoint).collect();
+    flags.address.as_ref()?;
+    let mut names = vec![target.address.clone(), target.endpoint.host.clone()];
+    let is_operators = names
+        .iter()
+        .any(|name| operator.iter().any(|known| same_host(known, name)));
+    names.extend(operator.into_iter().filter(|_| is_operators).cloned());
+    Some(names)
+}
+
+fn deletion(context: &PackageContext) -> Deletion<'_> {
+    Deletion {
+        client: &context.client,
+        settings: &context.settings,
+        registries: &context.registries,
+        events: &context.events,
     }
+}
 
-    /// What the registry of `place` is called, as far as that is known without asking; none where it may have other names.
-    fn names(&self, place: &RegistryTarget) -> Option<Vec<String>> {
-        let flags = &self.settings.defaults.registry;
-        let home: Vec<&String> = flags.address.iter().chain(&flags.endpoint).collect();
-        flags.address.as_ref()?;
-        let mut names = vec![place.address.clone(), place.endpoint.host.clone()];
-        let at_home = names.iter().any(|name| home.iter().any(|known| same_host(known, name)));
-        names.extend(home.into_iter().filter(|_| at_home).cloned());
-        Some(names)
+/// Deletes what is due of the plan in the status, in a task of its own. Gives when the package is to be reconciled
+/// again. A failure is recorded as an event and retried; the package stays as ready as it is.
+pub(super) fn collect(
+    context: &Arc<PackageContext>,
+    package: &Arc<JackalPackage>,
+    target: &RegistryTarget,
+) -> Option<Duration> {
+    let status = package.status.as_ref()?;
+    let uid = package.uid().unwrap_or_default();
+    let now = Time(jiff::Timestamp::now());
+    let next = retention::next(status)?;
+    if next.0 > now.0 {
+        return Some(Duration::try_from(next.0.duration_since(now.0)).unwrap_or_default());
     }
-
-    fn deletion(&self) -> Deletion<'_> {
-        Deletion {
-            client: &self.client,
-            settings: &self.settings,
-            registries: &self.registries,
-            events: &self.events,
-        }
+    let path = crate::package::repository(&target.prefix, &package.name_any());
+    let written = context
+        .settings
+        .defaults
+        .written_repository(&package.spec.registry, target, &path);
+    // The plan of a former registry is replaced by the task that publishes.
+    if !status.registry.as_ref().is_some_and(|known| known.is(&written)) {
+        return None;
     }
-
-    /// Has what of the plan in the status is due deleted by a task of its own, and says when to look again. What fails is told
-    /// and tried again; the package stays as ready as it is.
-    pub(super) fn collect(self: &Arc<Self>, package: &Arc<JackalPackage>, place: &RegistryTarget) -> Option<Duration> {
-        let status = package.status.as_ref()?;
-        let uid = package.uid().unwrap_or_default();
-        let now = Time(jiff::Timestamp::now());
-        let next = retention::next(status)?;
-        if next.0 > now.0 {
-            return Some(Duration::try_from(next.0.duration_since(now.0)).unwrap_or_default());
-        }
-        let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = self
-            .settings
-            .defaults
-            .written_repository(&package.spec.registry, place, &name);
-        // What was planned for a former registry is planned anew by the task that publishes.
-        if !status.registry.as_ref().is_some_and(|known| known.is(&written)) {
-            return None;
-        }
-        let repository = format!("{}/{name}", place.address);
-        let claimed = self.claimed(package, place, &written);
-        let around = RetentionContext {
-            repository: &repository,
-            claimed: &claimed,
-            images: &[],
-            after: now.clone(),
-            anew: false,
-        };
-        let due = retention::due(&package.spec, status, &around, &now);
-        // It is planned no more: the plan is made anew with the next look at the package.
-        if due.is_empty() {
-            return None;
-        }
-        let token = match self.removals.decide(&uid) {
-            DeletionRequest::Begin(token) => token,
-            DeletionRequest::Later(later) => return later,
-        };
-        let (packages, package, place) = (Arc::clone(self), Arc::clone(package), place.clone());
-        self.tasks.spawn(async move {
-            let work = packages.settle(&package, &place, &name, &due);
-            packages.removed(&package, &uid, token, work).await;
-        });
-        None
+    let claimed = claimed_digests(context, package, target, &written);
+    let retention = RetentionContext {
+        repository: &format!("{}/{path}", target.address),
+        claimed: &claimed,
+        images: &[],
+        after: now.clone(),
+        is_requested: false,
+    };
+    let due = retention::due(&package.spec, status, &retention, &now);
+    // What is planned no more is removed from the plan by the next publication.
+    if due.is_empty() {
+        return None;
     }
+    let token = match context.deletions.decide(&uid) {
+        DeletionDecision::Begin(token) => token,
+        DeletionDecision::Wait(left) => return left,
+    };
+    let (task_context, package, target) = (Arc::clone(context), Arc::clone(package), target.clone());
+    context.tracker.spawn(async move {
+        let work = delete_due(&task_context, &package, &target, &path, &due);
+        run_deletion(&task_context, &package, &uid, token, work).await;
+    });
+    None
+}
 
-    /// Runs `work`, a deletion of content of `package`, as long as this process leads; tells why it failed where that is news, and looks at the package again.
-    pub(super) async fn removed(
-        &self,
-        package: &JackalPackage,
-        uid: &str,
-        token: CancellationToken,
-        work: impl Future<Output = Result<(), Fault>>,
-    ) {
-        match self.removals.run(uid, token, as_leader(&self.leadership, work)).await {
-            Some(Err(fault)) => {
-                warn!(package = qualified_name(package), %fault, "deleting artifacts");
-                let before = self.collections().insert(uid.to_owned(), fault.message.clone());
-                if before.as_ref() != Some(&fault.message) {
-                    let reason = "GarbageCollectionFailed";
-                    self.events.warning(package, reason, &fault.message).await;
-                }
+/// Runs `work`, a deletion of content of `package`, as long as this process leads. Records the event of a failure where
+/// that is new, and requests a reconciliation of the package.
+pub(super) async fn run_deletion(
+    context: &PackageContext,
+    package: &JackalPackage,
+    uid: &str,
+    token: CancellationToken,
+    work: impl Future<Output = Result<(), Fault>>,
+) {
+    let result = context.deletions.run(uid, token, as_leader(&context.leadership, work));
+    match result.await {
+        Some(Err(fault)) => {
+            warn!(package = qualified_name(package), %fault, "deleting artifacts");
+            let before = context
+                .deletion_failures()
+                .insert(uid.to_owned(), fault.message.clone());
+            if before.as_ref() != Some(&fault.message) {
+                let reason = "GarbageCollectionFailed";
+                context.events.warning(package, reason, &fault.message).await;
             }
-            Some(Ok(())) => drop(self.collections().remove(uid)),
-            None => {}
         }
-        self.wake(package).await;
+        Some(Ok(())) => drop(context.deletion_failures().remove(uid)),
+        None => {}
     }
+    context.enqueue(package).await;
+}
 
-    /// Deletes `entries` and notes in the status what came of each.
-    async fn settle(
-        &self,
-        package: &JackalPackage,
-        place: &RegistryTarget,
-        name: &str,
-        entries: &[Garbage],
-    ) -> Result<(), Fault> {
-        let deletion = self.deletion();
-        let (settled, result) = deletion
-            .artifacts(place, name, entries, || self.leadership.is_held())
-            .await;
-        if !settled.is_empty() {
-            let news = AtomicBool::new(false);
-            self.change(package, |status, _| {
-                news.store(retention::settle(status, &settled), Ordering::Relaxed);
-            })
+/// Deletes `entries` and writes the result of each into the status.
+async fn delete_due(
+    context: &PackageContext,
+    package: &JackalPackage,
+    target: &RegistryTarget,
+    path: &str,
+    entries: &[Garbage],
+) -> Result<(), Fault> {
+    let (results, outcome) = deletion(context)
+        .artifacts(target, path, entries, || context.leadership.is_held())
+        .await;
+    if !results.is_empty() {
+        let written = context.change_status(package, |status, _| retention::record_results(status, &results));
+        let is_news = written
             .await
             .map_err(|error| kube_fault(Reason::PackageFailed, "writing the status", &error))?;
-            self.tell(package, &settled, news.into_inner()).await;
-        }
-        result
+        record_events(context, package, &results, is_news.unwrap_or_default()).await;
     }
+    outcome
+}
 
-    async fn tell(&self, package: &JackalPackage, settled: &[(Garbage, RetentionResult)], news: bool) {
-        let (deletion, object) = (self.deletion(), package.object_ref(&()));
-        for (entry, end) in settled {
-            match (end, entry.digest.parse()) {
-                (RetentionResult::Gone, Ok(digest)) => deletion.gone(&object, &entry.reference, &digest).await,
-                (RetentionResult::RetainedReason(why), _) if news && entry.kept.as_ref() != Some(why) => {
-                    deletion.failed(&object, &entry.reference, &why.message).await;
-                }
-                _ => {}
+/// Records an event for each artifact that was deleted and, where `retained_is_news`, for each that was retained for a new
+/// reason.
+async fn record_events(
+    context: &PackageContext,
+    package: &JackalPackage,
+    results: &[(Garbage, DeletionResult)],
+    retained_is_news: bool,
+) {
+    let (deletion, object) = (deletion(context), package.object_ref(&()));
+    for (entry, result) in results {
+        match (result, entry.digest.parse()) {
+            (DeletionResult::Deleted, Ok(digest)) => {
+                deletion.record_deleted(&object, &entry.reference, &digest).await;
             }
-        }
-    }
-
-    /// Deletes every artifact that `package`, which is going, wrote.
-    pub(super) async fn take_back(&self, package: &JackalPackage) -> Result<(), Fault> {
-        let mut status = package.status.clone().unwrap_or_default();
-        retention::interrupted(&mut status);
-        if status.history.is_empty() {
-            return Ok(());
-        }
-        let place = self.place(package).await?;
-        let name = crate::package::repository(&place.prefix, &package.name_any());
-        let written = self
-            .settings
-            .defaults
-            .written_repository(&package.spec.registry, &place, &name);
-        let stays = match &status.registry {
-            Some(known) if known.is(&written) => None,
-            Some(known) => Some(moved(known, &written)),
-            None => Some(UNRECORDED.to_owned()),
-        };
-        if let Some(why) = stays {
-            let what = "what the package wrote";
-            self.deletion().failed(&package.object_ref(&()), what, &why).await;
-            return Ok(());
-        }
-        let repository = format!("{}/{name}", place.address);
-        let claimed = self.claimed(package, &place, &written);
-        let around = RetentionContext {
-            repository: &repository,
-            claimed: &claimed,
-            images: &[],
-            after: Time(jiff::Timestamp::now()),
-            anew: true,
-        };
-        let entries = retention::plan(&package.spec, &status, &around);
-        let deletion = self.deletion();
-        let (settled, result) = deletion
-            .artifacts(&place, &name, &entries, || self.leadership.is_held())
-            .await;
-        self.tell(package, &settled, true).await;
-        result?;
-        match settled.len() < entries.len() {
-            true => Err(Fault::retryable(
-                Reason::PackageFailed,
-                "the lease was lost while artifacts were deleted",
-            )),
-            false => Ok(()),
+            (DeletionResult::Retained(why), _) if retained_is_news && entry.kept.as_ref() != Some(why) => {
+                deletion.record_retained(&object, &entry.reference, &why.message).await;
+            }
+            _ => {}
         }
     }
 }
 
-/// Whether the artifacts of `other` are in the repository `written`, whose registry has these `names`; without them, or
-/// where `other` does not say which registry received its artifacts, any may be.
-fn shares(other: &JackalPackage, names: Option<&[String]>, written: &WrittenRepository) -> bool {
+/// Deletes every artifact that `package`, which is being deleted, wrote.
+pub(super) async fn delete_all(context: &PackageContext, package: &JackalPackage) -> Result<(), Fault> {
+    let mut status = package.status.clone().unwrap_or_default();
+    let now = Time(jiff::Timestamp::now());
+    retention::record_interrupted(&mut status, &now);
+    if status.history.is_empty() {
+        return Ok(());
+    }
+    let target = context.target(package).await?;
+    let path = crate::package::repository(&target.prefix, &package.name_any());
+    let written = context
+        .settings
+        .defaults
+        .written_repository(&package.spec.registry, &target, &path);
+    let retained = match &status.registry {
+        Some(known) if known.is(&written) => None,
+        Some(known) => Some(moved(known, &written)),
+        None => Some(UNRECORDED.to_owned()),
+    };
+    if let Some(why) = retained {
+        let object = package.object_ref(&());
+        let deletion = deletion(context);
+        deletion.record_retained(&object, "what the package wrote", &why).await;
+        return Ok(());
+    }
+    let claimed = claimed_digests(context, package, &target, &written);
+    let retention = RetentionContext {
+        repository: &format!("{}/{path}", target.address),
+        claimed: &claimed,
+        images: &[],
+        after: now,
+        is_requested: true,
+    };
+    let entries = retention::plan(&package.spec, &status, &retention);
+    let (results, outcome) = deletion(context)
+        .artifacts(&target, &path, &entries, || context.leadership.is_held())
+        .await;
+    record_events(context, package, &results, true).await;
+    outcome?;
+    match results.len() < entries.len() {
+        true => Err(Fault::retryable(
+            Reason::PackageFailed,
+            "the lease was lost while artifacts were deleted",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Whether the artifacts of `other` are in the repository `written`, whose registry has these `names`. Where the names are
+/// unknown, or `other` does not say which registry received its artifacts, only the paths are compared.
+fn shares_repository(other: &JackalPackage, names: Option<&[String]>, written: &WrittenRepository) -> bool {
     let Some(status) = &other.status else { return false };
     match (&status.registry, &status.artifact) {
         (Some(known), _) => {

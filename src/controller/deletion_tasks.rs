@@ -1,5 +1,5 @@
-//! Deletions in registries, which run beside the reconcilers: a registry that does not answer holds up the object whose content
-//! lies there, and no other.
+//! The tasks that delete content from registries. They run outside of reconciliations, so that a registry that does not answer
+//! delays no other object.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -10,47 +10,47 @@ use super::lease::Leadership;
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{Backoff, Decision, ObjectView, TaskKey, TaskTable, catch_panic};
 
-/// The longest that one pass may take. The next goes on where it ended.
-const PASS: Duration = Duration::from_secs(120);
+/// The longest time of one attempt. The next one continues where it ended.
+const ATTEMPT: Duration = Duration::from_secs(120);
 
 /// The deletions of one process.
 pub(super) struct DeletionTasks {
-    memory: TaskTable,
+    tasks: TaskTable,
     stop: CancellationToken,
 }
 
-/// What is to be done about an object whose content is to be deleted.
-pub(super) enum DeletionRequest {
-    /// Begin: the token ends it.
+/// What to do about an object whose content is to be deleted.
+pub(super) enum DeletionDecision {
+    /// Begin. The token cancels the task.
     Begin(CancellationToken),
-    /// Look again then; without a time, when the deletion that runs has ended.
-    Later(Option<Duration>),
+    /// Reconcile the object again after that time. Without one, the running task requests that at its end.
+    Wait(Option<Duration>),
 }
 
 impl DeletionTasks {
     pub fn new(identity: &str, backoff: Backoff, stop: &CancellationToken) -> Self {
         Self {
-            memory: TaskTable::new(identity, backoff),
+            tasks: TaskTable::new(identity, backoff),
             stop: stop.clone(),
         }
     }
 
-    /// Decides about the object `uid`. What failed is tried again after a delay that grows.
-    pub fn decide(&self, uid: &str) -> DeletionRequest {
+    /// Decides about the object `uid`. A failed deletion is retried after a growing delay.
+    pub fn decide(&self, uid: &str) -> DeletionDecision {
         let view = ObjectView {
             ready: false,
             claim: None,
             rechecks: true,
             interval: Duration::ZERO,
         };
-        match self.memory.decide(uid, &key(), view, Instant::now()) {
-            Decision::Run => DeletionRequest::Begin(self.memory.begin(uid, &key(), &self.stop)),
-            Decision::Requeue(left) => DeletionRequest::Later(Some(left)),
-            Decision::AwaitChange => DeletionRequest::Later(None),
+        match self.tasks.decide(uid, &key(), view, Instant::now()) {
+            Decision::Run => DeletionDecision::Begin(self.tasks.begin(uid, &key(), &self.stop)),
+            Decision::Requeue(left) => DeletionDecision::Wait(Some(left)),
+            Decision::AwaitChange => DeletionDecision::Wait(None),
         }
     }
 
-    /// Runs `work`, which [`DeletionTasks::decide`] had begun, within its time or until `token` ends it.
+    /// Runs `work`, for which [`DeletionTasks::decide`] gave `token`. None where that was cancelled.
     pub async fn run<T>(
         &self,
         uid: &str,
@@ -58,13 +58,15 @@ impl DeletionTasks {
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Option<Result<T, Fault>> {
         let within_time = async {
-            tokio::time::timeout(PASS, catch_panic(work)).await.unwrap_or_else(|_| {
-                let message = format!(
-                    "deleting takes longer than {} s; check the registry, or set deletionPolicy: Retain",
-                    PASS.as_secs()
-                );
-                Err(Fault::retryable(Reason::TimedOut, message))
-            })
+            tokio::time::timeout(ATTEMPT, catch_panic(work))
+                .await
+                .unwrap_or_else(|_| {
+                    let message = format!(
+                        "deleting takes longer than {} s; check the registry, or set deletionPolicy: Retain",
+                        ATTEMPT.as_secs()
+                    );
+                    Err(Fault::retryable(Reason::TimedOut, message))
+                })
         };
         let result = tokio::select! {
             biased;
@@ -72,29 +74,29 @@ impl DeletionTasks {
             result = within_time => Some(result),
         };
         match &result {
-            None => self.memory.ended(uid),
-            Some(Ok(_)) => self.memory.succeeded(uid, key(), Instant::now()),
-            // An object must not hang for what its spec cannot change any more.
-            Some(Err(_)) => self.memory.failed(uid, key(), Disposition::Retryable, Instant::now()),
+            None => self.tasks.ended(uid),
+            Some(Ok(_)) => self.tasks.succeeded(uid, key(), Instant::now()),
+            // Also a stalled failure: the spec of an object that is being deleted cannot be corrected.
+            Some(Err(_)) => self.tasks.failed(uid, key(), Disposition::Retryable, Instant::now()),
         }
         result
     }
 
-    /// Whether something of the object is deleted just now.
+    /// Whether content of the object is being deleted.
     pub fn runs(&self, uid: &str) -> bool {
-        self.memory.is_running(uid)
+        self.tasks.is_running(uid)
     }
 
     pub fn forget(&self, uid: &str) {
-        self.memory.forget(uid);
+        self.tasks.forget(uid);
     }
 
-    pub fn keep(&self, uids: &HashSet<String>) {
-        self.memory.retain(uids);
+    pub fn retain(&self, uids: &HashSet<String>) {
+        self.tasks.retain(uids);
     }
 }
 
-/// `work`, a deletion, as long as this process leads.
+/// Runs `work`, a deletion, as long as this process leads.
 pub(super) async fn as_leader(
     leadership: &Leadership,
     work: impl Future<Output = Result<(), Fault>>,
@@ -102,13 +104,13 @@ pub(super) async fn as_leader(
     let lost = || {
         Err(Fault::retryable(
             Reason::PackageFailed,
-            "the lease was lost during the deletion, which the next leader goes on with",
+            "the lease was lost during the deletion, which the next leader continues",
         ))
     };
     leadership.during(work).await.unwrap_or_else(lost)
 }
 
-/// Deletions of an object are all of one kind.
+/// The key of all deletions: they do not depend on the spec.
 fn key() -> TaskKey {
     TaskKey {
         generation: 0,
@@ -122,7 +124,7 @@ fn key() -> TaskKey {
 mod tests {
     use super::*;
 
-    fn removals() -> DeletionTasks {
+    fn deletions() -> DeletionTasks {
         let backoff = Backoff {
             first: Duration::from_secs(1),
             limit: Duration::from_secs(4),
@@ -130,44 +132,44 @@ mod tests {
         DeletionTasks::new("me", backoff, &CancellationToken::new())
     }
 
-    fn begun(removals: &DeletionTasks) -> CancellationToken {
-        match removals.decide("a") {
-            DeletionRequest::Begin(token) => token,
-            DeletionRequest::Later(later) => panic!("later: {later:?}"),
+    fn begun(deletions: &DeletionTasks) -> CancellationToken {
+        match deletions.decide("a") {
+            DeletionDecision::Begin(token) => token,
+            DeletionDecision::Wait(later) => panic!("later: {later:?}"),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_registry_that_does_not_answer_ends_a_pass_and_is_tried_again_later() {
-        let removals = removals();
-        let token = begun(&removals);
-        assert!(removals.runs("a"));
-        assert!(matches!(removals.decide("a"), DeletionRequest::Later(None)));
-        let result = removals
+    async fn a_registry_that_does_not_answer_times_out_and_is_retried() {
+        let deletions = deletions();
+        let token = begun(&deletions);
+        assert!(deletions.runs("a"));
+        assert!(matches!(deletions.decide("a"), DeletionDecision::Wait(None)));
+        let result = deletions
             .run("a", token, std::future::pending::<Result<(), Fault>>())
             .await;
         assert_eq!(result.unwrap().unwrap_err().reason, Reason::TimedOut);
-        assert!(matches!(removals.decide("a"), DeletionRequest::Later(Some(_))));
+        assert!(matches!(deletions.decide("a"), DeletionDecision::Wait(Some(_))));
     }
 
     #[tokio::test]
-    async fn what_is_stalled_is_looked_at_again_by_itself() {
-        let removals = removals();
-        let token = begun(&removals);
+    async fn a_stalled_failure_is_retried() {
+        let deletions = deletions();
+        let token = begun(&deletions);
         let refused = async { Err::<(), _>(Fault::stalled(Reason::PolicyDenied, "no")) };
-        let result = removals.run("a", token, refused).await;
+        let result = deletions.run("a", token, refused).await;
         assert_eq!(result.unwrap().unwrap_err().disposition, Disposition::Stalled);
-        assert!(matches!(removals.decide("a"), DeletionRequest::Later(Some(_))));
+        assert!(matches!(deletions.decide("a"), DeletionDecision::Wait(Some(_))));
     }
 
     #[tokio::test]
-    async fn what_panics_has_failed() {
-        let removals = removals();
-        let token = begun(&removals);
-        let result = removals
+    async fn a_panic_is_a_failure() {
+        let deletions = deletions();
+        let token = begun(&deletions);
+        let result = deletions
             .run("a", token, async { panic!("on purpose") as Result<(), Fault> })
             .await;
         assert_eq!(result.unwrap().unwrap_err().reason, Reason::InternalError);
-        assert!(!removals.runs("a"));
+        assert!(!deletions.runs("a"));
     }
 }

@@ -1,4 +1,4 @@
-//! Finalizers: what keeps an object until its work is done.
+//! Adds and removes finalizers, which keep an object until its content is deleted.
 
 use std::fmt::Debug;
 
@@ -12,10 +12,10 @@ use super::children::FIELD_MANAGER;
 use crate::fault::{Fault, Reason};
 use crate::runtime::{kube_fault, with_timeout};
 
-/// How often a write is tried again because another was faster.
+/// The most attempts of a write that conflicts with others.
 const CONFLICTS: u32 = 10;
 
-/// Sees to it that `object` has `finalizer`, or has it not.
+/// Adds `finalizer` to `object`, or removes it.
 pub(super) async fn set<K>(client: &Client, object: &K, finalizer: &str, wanted: bool) -> Result<(), Fault>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
@@ -25,13 +25,13 @@ where
     let name = object.name_any();
     let mut metadata = object.meta().clone();
     for _ in 0..CONFLICTS {
-        let standing = metadata.finalizers.as_deref().unwrap_or_default();
-        if standing.iter().any(|known| known == finalizer) == wanted {
+        let current = metadata.finalizers.as_deref().unwrap_or_default();
+        if current.iter().any(|known| known == finalizer) == wanted {
             return Ok(());
         }
-        let others = standing.iter().map(String::as_str).filter(|known| *known != finalizer);
+        let others = current.iter().map(String::as_str).filter(|known| *known != finalizer);
         let finalizers: Vec<&str> = others.chain(wanted.then_some(finalizer)).collect();
-        // The resource version makes sure that nobody else's finalizer is lost.
+        // The resource version makes sure that finalizers which others added meanwhile are not lost.
         let patch = json!({ "metadata": { "resourceVersion": metadata.resource_version, "finalizers": finalizers } });
         let parameters = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -40,12 +40,12 @@ where
         match with_timeout(api.patch_metadata(&name, &parameters, &Patch::Merge(patch))).await {
             Ok(_) => return Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            // Somebody was faster, mostly with the status.
+            // The object changed meanwhile, mostly its status.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(failed(&error)),
         }
         match with_timeout(api.get_metadata_opt(&name)).await {
-            Ok(Some(now)) if now.metadata.uid == metadata.uid => metadata = now.metadata,
+            Ok(Some(object)) if object.metadata.uid == metadata.uid => metadata = object.metadata,
             Ok(_) => return Ok(()),
             Err(error) => return Err(failed(&error)),
         }

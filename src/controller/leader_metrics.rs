@@ -1,8 +1,7 @@
-//! How many packages and images there are, for whoever asks the leader. Counted when asked, from what its watches have
-//! seen: it costs the API server nothing.
+//! The leader's metrics: how many packages and images exist. They are counted when the metrics are read, from the watched
+//! objects, without a request to the API server.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,39 +13,24 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use super::lease::Leadership;
-use crate::api::v1alpha1::{JackalImage, JackalPackage, READY};
+use super::object_cache::ObjectCache;
+use crate::api::v1alpha1::READY;
 
-type Packages = Store<DeserializeGuard<JackalPackage>>;
-type Images = Store<DeserializeGuard<JackalImage>>;
-
-/// Whether this process leads, and what it then has seen.
+/// Whether this process leads, and the objects that it then counts.
 pub(super) struct LeaderMetrics {
     leadership: Leadership,
-    seen: Mutex<Option<(Packages, Images)>>,
+    objects: ObjectCache,
 }
 
 impl LeaderMetrics {
-    pub fn new(leadership: Leadership) -> Self {
-        Self {
-            leadership,
-            seen: Mutex::default(),
-        }
-    }
-
-    /// Counts what is in these from now on.
-    pub fn count(&self, packages: Packages, images: Images) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((packages, images));
-    }
-
-    /// The term has ended: what it saw is let go.
-    pub fn forget(&self) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub fn new(leadership: Leadership, objects: ObjectCache) -> Self {
+        Self { leadership, objects }
     }
 }
 
 impl fmt::Debug for LeaderMetrics {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("LeaderTally").finish_non_exhaustive()
+        formatter.debug_struct("LeaderMetrics").finish_non_exhaustive()
     }
 }
 
@@ -56,18 +40,17 @@ impl Collector for LeaderMetrics {
         let help = "1 while this process leads, else 0";
         let gauge = encoder.encode_descriptor("jackal_leader", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(leads)).encode(gauge)?;
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some((packages, images)) = seen.filter(|_| leads) else {
+        if !leads {
             return Ok(());
-        };
+        }
         let help = "Packages by their condition Ready, at the leader";
-        if let Some(counts) = counts(&packages, |package| {
+        if let Some(counts) = counts(&self.objects.packages.store(), |package| {
             package.status.as_ref().map(|status| &status.conditions[..])
         }) {
             write(&mut encoder, "jackal_packages", help, counts)?;
         }
         let help = "Images by their condition Ready, at the leader";
-        if let Some(counts) = counts(&images, |image| {
+        if let Some(counts) = counts(&self.objects.images.store(), |image| {
             image.status.as_ref().map(|status| &status.conditions[..])
         }) {
             write(&mut encoder, "jackal_images", help, counts)?;
@@ -76,7 +59,7 @@ impl Collector for LeaderMetrics {
     }
 }
 
-/// How many are True, False and Unknown; none before all were listed.
+/// How many objects are Ready, not Ready, and unknown; none before all were listed.
 fn counts<K>(store: &Store<DeserializeGuard<K>>, conditions: impl Fn(&K) -> Option<&[Condition]>) -> Option<[i64; 3]>
 where
     K: kube::Resource<DynamicType = ()> + Clone + 'static,
@@ -86,7 +69,7 @@ where
     for object in store.state() {
         let ready = match &object.0 {
             Ok(object) => ready(conditions(object).unwrap_or_default(), object.meta().generation),
-            // Its status says so too, which cannot be read from here.
+            // An object that cannot be decoded has a condition that says so, which cannot be decoded either.
             Err(_) => Ready::False,
         };
         counts[ready as usize] += 1;
@@ -101,7 +84,7 @@ enum Ready {
     Unknown,
 }
 
-/// What the condition says of the spec as it stands now.
+/// What the condition Ready says of this generation.
 fn ready(conditions: &[Condition], generation: Option<i64>) -> Ready {
     let current = |condition: &&Condition| condition.type_ == READY && condition.observed_generation == generation;
     match conditions.iter().find(current).map(|ready| ready.status.as_str()) {
@@ -128,7 +111,7 @@ mod tests {
     use crate::api::v1alpha1::Conditions;
 
     #[test]
-    fn what_was_said_of_an_older_spec_is_not_known_of_this() {
+    fn a_condition_of_an_older_generation_counts_as_unknown() {
         let now = Time(jiff::Timestamp::UNIX_EPOCH);
         let mut conditions = Conditions::default();
         assert_eq!(ready(&conditions.0, Some(1)), Ready::Unknown);

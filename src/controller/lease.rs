@@ -1,5 +1,5 @@
-//! Leadership by a Lease, fenced by the clock: a leader that could not renew in time stops being one before
-//! anybody else can become it.
+//! Leader election by a Lease, limited by the clock of each process: a leader that could not renew the Lease in time stops
+//! leading before another process can start.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -18,18 +18,18 @@ use tracing::{info, warn};
 
 use crate::runtime::{Settings, with_short_timeout, with_timeout};
 
-/// When to look again at what was not done because the lease was not held just then. A renewal that comes late
-/// lets it lapse for a moment, too short for the work to be stopped and begun anew.
-pub(super) const LAPSE: Duration = Duration::from_secs(1);
+/// How soon an object is reconciled again where the lease was not held at that moment. A late renewal lets it lapse for a
+/// moment, too short for the leader's work to be stopped and started again.
+pub(super) const LEASE_RETRY: Duration = Duration::from_secs(1);
 
 /// The name of the Lease.
 const NAME: &str = "jackal-operator-leader";
 
-/// How many terms of one's own another's lease is waited for at most, whatever it says.
-const LONGEST: u32 = 4;
+/// The longest duration of another's lease that is respected, as a multiple of this process's own.
+const MAX_DURATIONS: u32 = 4;
 
-/// What stands in the Lease. Its times are texts, and none is compared with a clock: whoever may write it may write times
-/// that no clock knows, and nobody would lead if they could not be read.
+/// The spec of the Lease. Its times are strings, and none is compared with a clock: they may be invalid, as anyone with access
+/// to the Lease can write them, and must not keep it from being decoded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LeaseState {
@@ -47,12 +47,12 @@ struct LeaseState {
 
 type LeaderLease = Object<LeaseState, NotUsed>;
 
-/// How long a lease lasts, and how it is kept.
+/// The duration of a lease, and the interval of its renewals.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseTiming {
-    /// How long others leave it alone after a renewal that they saw.
+    /// How long after a renewal that it saw another process does not take the lease.
     pub duration: Duration,
-    /// How often it is renewed, and tried to be had.
+    /// How often it is renewed, or tried to be acquired.
     pub renew: Duration,
 }
 
@@ -66,28 +66,29 @@ impl Default for LeaseTiming {
 }
 
 impl LeaseTiming {
-    /// How long after the begin of a successful renewal its holder still acts. A third less than the others
-    /// wait, so that neither the renewal's own time nor clocks of different speed let two act at once.
+    /// How long after the start of a successful renewal its holder leads. A third less than others wait, so that neither the
+    /// time of the renewal nor clocks of different speed let two processes lead at once.
     fn tenure(&self) -> Duration {
         self.duration.mul_f64(2.0 / 3.0)
     }
 
-    /// How long another's lease is left alone after a change of it that this process saw; `stated` is what the Lease says. Less
-    /// than a term of one's own could let two act at once, and what is far longer would let nobody.
-    fn patience(&self, stated: Option<i32>) -> Duration {
+    /// How long another's lease is respected after the last change of it that this process saw. `stated` is its
+    /// `leaseDurationSeconds`: less than the own duration could let two processes lead at once, and a far longer one would
+    /// let none lead.
+    fn takeover_delay(&self, stated: Option<i32>) -> Duration {
         let stated = stated.and_then(|seconds| u64::try_from(seconds).ok());
         let stated = stated.map_or(self.duration, Duration::from_secs);
-        stated.clamp(self.duration, self.duration.saturating_mul(LONGEST))
+        stated.clamp(self.duration, self.duration.saturating_mul(MAX_DURATIONS))
     }
 
-    /// How long nobody may have tried to renew before the process counts as dead. A try takes a tenure at most,
-    /// whatever the API server does; the rest is for a busy machine, since being started anew helps it least.
-    fn standstill(&self) -> Duration {
+    /// The longest time between two attempts to renew before the process counts as not alive. An attempt takes a tenure at
+    /// most, whatever the API server does; the rest is for an overloaded machine, which a restart would not help.
+    fn renewal_limit(&self) -> Duration {
         (self.renew + self.tenure()) * 2 + Duration::from_secs(20)
     }
 }
 
-/// Whether this process leads. Asked at each use: a process that was stopped and wakes up asks the clock.
+/// Whether this process leads. It is decided by the clock at each use, also after the process was stopped for a while.
 #[derive(Clone, Debug)]
 pub struct Leadership(watch::Receiver<Option<Instant>>);
 
@@ -97,8 +98,8 @@ impl Leadership {
         self.0.borrow().is_some_and(|until| Instant::now() < until)
     }
 
-    /// `work`, step by step, as long as this process leads; `None` when it does not any more. The clock is asked
-    /// before each step: a process that was stopped in the middle and wakes up does not take the next one.
+    /// Runs `work` as long as this process leads; `None` when it no longer does. The clock is read before each poll: a process
+    /// that was stopped in the middle of it and is continued does not poll it again.
     pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = pin!(work);
         let (steps, mut lost) = (self.clone(), self.clone());
@@ -124,7 +125,7 @@ impl Leadership {
         }
     }
 
-    /// Returns when this process does not lead any more.
+    /// Returns when this process no longer leads.
     pub async fn lost(&mut self) {
         loop {
             let until = *self.0.borrow_and_update();
@@ -139,29 +140,29 @@ impl Leadership {
     }
 }
 
-/// Tries to lead as `identity` until `stop`, then gives the Lease back.
+/// Tries to acquire the Lease as `identity`, and renews it, until `stop`; then releases it.
 pub fn contend(
     client: Client,
     identity: &str,
-    terms: LeaseTiming,
+    timing: LeaseTiming,
     settings: &Settings,
     stop: CancellationToken,
 ) -> (Leadership, impl Future<Output = ()> + use<>) {
     let (until, leadership) = watch::channel(None);
     let leases = ApiResource::erase::<Lease>(&());
-    let contender = Contender {
+    let candidate = Candidate {
         api: Api::namespaced_with(client, &settings.defaults.namespace, &leases),
         leases,
         identity: identity.to_owned(),
-        terms,
+        timing,
         owner: settings.owner.clone(),
     };
     let heartbeat = settings
         .health
-        .heartbeat("the renewal of the lease", terms.standstill());
+        .heartbeat("the renewal of the lease", timing.renewal_limit());
     let run = async move {
         let mut seen: Option<(LeaseState, Instant)> = None;
-        let mut ticks = tokio::time::interval(terms.renew);
+        let mut ticks = tokio::time::interval(timing.renew);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -171,47 +172,47 @@ pub fn contend(
             let started = Instant::now();
             let attempted = tokio::select! {
                 () = stop.cancelled() => break,
-                attempted = contender.attempt(&mut seen) => attempted,
+                attempted = candidate.attempt(&mut seen) => attempted,
             };
             match attempted {
                 Ok(true) => {
-                    let before = until.send_replace(Some(started + terms.tenure()));
+                    let before = until.send_replace(Some(started + timing.tenure()));
                     if before.is_none_or(|until| started >= until) {
-                        info!(identity = contender.identity, "leading");
+                        info!(identity = candidate.identity, "leading");
                     }
                 }
                 Ok(false) => {
                     if until.send_replace(None).is_some() {
-                        warn!(identity = contender.identity, "another leads");
+                        warn!(identity = candidate.identity, "another leads");
                     }
                 }
-                // The tenure runs out by itself if this goes on.
+                // The tenure ends if this continues.
                 Err(error) => warn!(%error, "the lease could not be renewed"),
             }
         }
         let led = until.send_replace(None).is_some();
-        if led && let Err(error) = with_short_timeout(contender.release()).await {
-            warn!(%error, "the lease could not be given back and runs out by itself");
+        if led && let Err(error) = with_short_timeout(candidate.release()).await {
+            warn!(%error, "the lease could not be released; it expires");
         }
     };
     (Leadership(leadership), run)
 }
 
-struct Contender {
+struct Candidate {
     api: Api<LeaderLease>,
     leases: ApiResource,
     identity: String,
-    terms: LeaseTiming,
-    /// Not the pod: where one is deleted by force, its process may still lead, and a Lease that is gone would let another
-    /// lead at once.
+    timing: LeaseTiming,
+    /// Not the pod: when a pod is deleted by force its process may still lead, and another process could lead at once if the
+    /// Lease were deleted with the pod.
     owner: Option<OwnerReference>,
 }
 
-impl Contender {
-    /// Takes or renews the Lease; false when another holds it.
+impl Candidate {
+    /// Acquires or renews the Lease; false when another process holds it.
     async fn attempt(&self, seen: &mut Option<(LeaseState, Instant)>) -> Result<bool, kube::Error> {
-        // An answer that comes after the tenure is of no use.
-        let limit = self.terms.tenure();
+        // A renewal after the tenure is too late.
+        let limit = self.timing.tenure();
         match tokio::time::timeout(limit, self.exchange(seen)).await {
             Ok(answer) => answer,
             Err(_) => Err(kube::Error::Service(
@@ -221,7 +222,7 @@ impl Contender {
     }
 
     async fn exchange(&self, seen: &mut Option<(LeaseState, Instant)>) -> Result<bool, kube::Error> {
-        let now = text(&MicroTime(jiff::Timestamp::now()));
+        let now = time_text(&MicroTime(jiff::Timestamp::now()));
         let Some(mut lease) = self.api.get_opt(NAME).await? else {
             let mut lease = LeaderLease::new(NAME, &self.leases, self.hold(now.clone(), Some(now), 0));
             lease.metadata = ObjectMeta {
@@ -230,34 +231,34 @@ impl Contender {
             };
             return written(self.api.create(&PostParams::default(), &lease).await);
         };
-        let standing = lease.spec.clone();
-        let holder = standing.holder_identity.as_deref().unwrap_or_default();
+        let current = lease.spec.clone();
+        let holder = current.holder_identity.as_deref().unwrap_or_default();
         if !holder.is_empty() && holder != self.identity {
             let waited = match seen {
-                Some((known, since)) if *known == standing => since.elapsed(),
+                Some((known, since)) if *known == current => since.elapsed(),
                 _ => {
-                    *seen = Some((standing.clone(), Instant::now()));
+                    *seen = Some((current.clone(), Instant::now()));
                     Duration::ZERO
                 }
             };
-            if waited < self.terms.patience(standing.lease_duration_seconds) {
+            if waited < self.timing.takeover_delay(current.lease_duration_seconds) {
                 return Ok(false);
             }
         }
         *seen = None;
-        let transitions = standing.lease_transitions.unwrap_or_default();
+        let transitions = current.lease_transitions.unwrap_or_default();
         lease.spec = match holder == self.identity {
-            true => self.hold(now, standing.acquire_time, transitions),
+            true => self.hold(now, current.acquire_time, transitions),
             false => self.hold(now.clone(), Some(now), transitions.saturating_add(1)),
         };
-        // The resource version in `lease` makes this fail when another was faster.
+        // The resource version in `lease` makes this fail when another process wrote it meanwhile.
         written(self.api.replace(NAME, &PostParams::default(), &lease).await)
     }
 
     fn hold(&self, renewed: String, acquired: Option<String>, transitions: i32) -> LeaseState {
         LeaseState {
             holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: Some(i32::try_from(self.terms.duration.as_secs().max(1)).unwrap_or(i32::MAX)),
+            lease_duration_seconds: Some(i32::try_from(self.timing.duration.as_secs().max(1)).unwrap_or(i32::MAX)),
             acquire_time: acquired,
             renew_time: Some(renewed),
             lease_transitions: Some(transitions),
@@ -277,12 +278,12 @@ impl Contender {
 }
 
 /// A time as the API server writes it.
-fn text(time: &MicroTime) -> String {
+fn time_text(time: &MicroTime) -> String {
     let value = serde_json::to_value(time).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// Whether a write went through; a conflict means that another was faster.
+/// Whether a write succeeded; false on a conflict with the write of another process.
 fn written(answer: Result<LeaderLease, kube::Error>) -> Result<bool, kube::Error> {
     match answer {
         Ok(_) => Ok(true),
@@ -297,32 +298,32 @@ mod tests {
 
     use super::*;
 
-    /// Stands for a SIGSTOP: nothing runs, timers included, and the clock goes on.
+    /// Like SIGSTOP: nothing runs, timers included, and the clock continues.
     fn stop(duration: Duration) {
         std::thread::sleep(duration);
     }
 
     #[test]
-    fn what_another_says_of_its_lease_is_believed_within_bounds() {
-        let terms = LeaseTiming::default();
+    fn the_duration_of_anothers_lease_is_bounded() {
+        let timing = LeaseTiming::default();
         for (stated, waited) in [
             (None, 15),
             (Some(i32::MIN), 15),
             (Some(-1), 15),
             (Some(0), 15),
-            // A leader of 15 s whose Lease somebody shortened still acts.
+            // A leader of 15 s whose Lease was shortened by a third party still leads.
             (Some(1), 15),
             (Some(15), 15),
             (Some(30), 30),
             (Some(61), 60),
             (Some(i32::MAX), 60),
         ] {
-            assert_eq!(terms.patience(stated), Duration::from_secs(waited), "{stated:?}");
+            assert_eq!(timing.takeover_delay(stated), Duration::from_secs(waited), "{stated:?}");
         }
     }
 
     #[test]
-    fn times_that_no_clock_knows_are_read_as_they_stand() {
+    fn invalid_times_are_decoded_as_strings() {
         let text =
             r#"{"holderIdentity":"x","renewTime":"9999-12-31T23:59:59.000000Z","strategy":"OldestEmulationVersion"}"#;
         let hold: LeaseState = serde_json::from_str(text).unwrap();
@@ -330,7 +331,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn takes_no_step_after_the_tenure() {
+    async fn work_is_not_polled_after_the_tenure() {
         let tenure = Duration::from_millis(50);
         let (_until, leadership) = watch::channel(Some(Instant::now() + tenure));
         let leadership = Leadership(leadership);
@@ -340,7 +341,7 @@ mod tests {
             tokio::task::yield_now().await;
             steps.set(2);
             stop(tenure * 2);
-            // No timer was looked at since; only the clock says that it is over.
+            // No timer was polled since; only the clock shows that the tenure is over.
             tokio::task::yield_now().await;
             steps.set(3);
         };
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_waits_ends_with_the_lease() {
+    async fn waiting_work_ends_with_the_lease() {
         let (until, leadership) = watch::channel(Some(Instant::now() + Duration::from_secs(600)));
         let leadership = Leadership(leadership);
         assert_eq!(leadership.during(async { 1 }).await, Some(1));

@@ -16,7 +16,7 @@
 //!
 //! # Tag policies
 //!
-//! `tag_selections` has its own tasks and its own task table. Its result is the *effective* package: the spec with the
+//! `package_selection` has its own tasks and its own task table. Its result is the *effective* package: the spec with the
 //! selected tags and version written into it. The rest of the reconciler uses only this package, except for the
 //! versions of other packages in `conflict`, which are those of their artifacts. After a restart a package is not
 //! processed before its tags were listed again; a suspended package keeps the selection in its status. A failed
@@ -85,75 +85,61 @@ mod assignment;
 mod children;
 mod collection;
 mod conflict;
+mod context;
 mod deletion;
 mod deletion_tasks;
 mod finalizers;
-mod images;
+mod image_assignment;
+mod image_context;
+mod image_reconcile;
+mod image_selection;
 mod leader_metrics;
 mod lease;
 mod object_cache;
+mod package_selection;
 mod package_status;
-mod packages;
+mod package_tags;
 mod publication;
+mod reconcile;
+mod registry_role;
 mod retention;
-mod sboms;
-mod selection_tasks;
+mod sbom_condition;
+mod status_write;
 mod summary;
 mod tag_index;
 mod tag_selections;
 mod undecodable;
 
-use access::ObjectAccess;
-use leader_metrics::LeaderMetrics;
 pub use lease::{Leadership, LeaseTiming};
-use object_cache::ObjectCache;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use kube::Client;
-use kube::runtime::reflector;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::api::v1alpha1::{JackalImage, SourceKind};
-use crate::fault::Fault;
-use crate::oci::Reference;
-use crate::runtime::{Recheck, Registries, RegistryTarget, Role, Settings, WorkerInputs};
-use crate::source::{ImageSource, RegistrySource};
+use self::leader_metrics::LeaderMetrics;
+use self::object_cache::ObjectCache;
+use self::registry_role::RegistryImageRole;
+use crate::runtime::{Recheck, Registries, Settings, WorkerInputs, shared_watch};
 use crate::worker;
 
-/// The label of a Lease by which an agent says that it runs on a node.
-pub const AGENT_LABEL: &str = "jackal.dev/agent";
-
-/// What the name of such a Lease begins with; the node's follows. The API server lets an agent write its own node's alone
-/// (the chart's policy), so the name counts, and nothing that stands in the Lease.
-const AGENT_LEASE: &str = "jackal-agent-";
-
-/// The name of the Lease of the agent of `node`.
-pub fn agent_lease(node: &str) -> String {
-    format!("{AGENT_LEASE}{node}")
-}
-
 /// Runs the controller until `stop`. `identity` names this process in claims and in the lease.
-pub async fn run(client: Client, identity: &str, settings: Settings, terms: LeaseTiming, stop: CancellationToken) {
+pub async fn run(client: Client, identity: &str, settings: Settings, timing: LeaseTiming, stop: CancellationToken) {
     let registries = Arc::<Registries>::default();
-    // The lease is given back after the leader's work has ended, not before.
-    let (leases, leading) = (CancellationToken::new(), stop.clone());
-    let (leadership, contention) = lease::contend(client.clone(), identity, terms, &settings, leases.clone());
-    let tally = Arc::new(LeaderMetrics::new(leadership.clone()));
-    settings.metrics.collect(Arc::clone(&tally));
-    let (recheck, rechecks) = mpsc::channel(16);
-    let (packages_seen, packages_writer) = reflector::store();
-    let (images_seen, images_writer) = reflector::store();
-    let seen = ObjectCache {
-        packages: packages_seen,
-        images: images_seen,
-    };
-    let changes = seen.follow_packages(&client, &settings, packages_writer, recheck.clone());
+    // The lease is released after the leader's work has ended, not before.
+    let release = CancellationToken::new();
+    let (leadership, contention) = lease::contend(client.clone(), identity, timing, &settings, release.clone());
+    let (package_watch, packages) = shared_watch();
+    let (image_watch, images) = shared_watch();
+    let objects = ObjectCache { packages, images };
+    settings
+        .metrics
+        .collect(Arc::new(LeaderMetrics::new(leadership.clone(), objects.clone())));
+    let (rechecks, received_rechecks) = mpsc::channel(16);
     let role = RegistryImageRole {
-        seen: seen.clone(),
+        objects: objects.clone(),
         client: client.clone(),
         settings: settings.clone(),
         registries: Arc::clone(&registries),
@@ -166,118 +152,89 @@ pub async fn run(client: Client, identity: &str, settings: Settings, terms: Leas
         settings.clone(),
         Arc::clone(&registries),
         WorkerInputs {
-            images: images_writer,
-            rechecks,
+            images: objects.images.clone(),
+            rechecks: received_rechecks,
         },
         stop.clone(),
     );
-    let leader = async {
-        let mut leadership = leadership.clone();
-        loop {
-            tokio::select! {
-                // First, for it leads still when it is told to stop: no other term begins.
-                biased;
-                () = leading.cancelled() => return,
-                () = leadership.acquired() => {}
-            }
-            // Looking again at what is ready is the leader's duty.
-            let _ = recheck.send(Recheck::All).await;
-            let term = leading.child_token();
-            let work = async {
-                tokio::join!(
-                    packages::run(
-                        client.clone(),
-                        identity,
-                        settings.clone(),
-                        Arc::clone(&registries),
-                        leadership.clone(),
-                        &tally,
-                        term.clone()
-                    ),
-                    images::run(
-                        client.clone(),
-                        identity,
-                        settings.clone(),
-                        (Arc::clone(&registries), seen.clone()),
-                        leadership.clone(),
-                        term.clone()
-                    ),
-                )
-            };
-            let mut held = leadership.clone();
-            tokio::select! {
-                _ = work => {}
-                () = held.lost() => info!(identity, "not leading any more: its work stops here"),
-            }
-            term.cancel();
-            tally.forget();
-        }
+    let leader = Leader {
+        client: client.clone(),
+        identity: identity.to_owned(),
+        settings: settings.clone(),
+        registries,
+        objects: objects.clone(),
+        rechecks: rechecks.clone(),
     };
     let work = async {
-        tokio::join!(worker, leader);
-        leases.cancel();
+        tokio::join!(worker, leader.run(leadership, stop));
+        release.cancel();
+    };
+    let (health, of_packages, of_images) = (&settings.health, settings.api(&client), settings.api(&client));
+    let watches = async {
+        tokio::join!(
+            package_watch.run(of_packages, health.listing("JackalPackages")),
+            image_watch.run(of_images, health.listing("JackalImages")),
+            objects.recheck_for_packages(&rechecks),
+        );
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         _ = async { tokio::join!(contention, work) } => {}
-        () = async { changes.await; std::future::pending::<()>().await } => {}
+        () = watches => {}
     }
 }
 
-/// Any replica moves images from registries.
-struct RegistryImageRole {
+/// The work of the leader.
+struct Leader {
     client: Client,
+    identity: String,
     settings: Settings,
     registries: Arc<Registries>,
-    leadership: Leadership,
-    seen: ObjectCache,
+    objects: ObjectCache,
+    rechecks: mpsc::Sender<Recheck>,
 }
 
-#[async_trait]
-impl Role for RegistryImageRole {
-    fn may_transfer(&self, image: &JackalImage) -> bool {
-        image.spec.source == SourceKind::Registry
+impl Leader {
+    /// Works whenever this process leads, until `stop`.
+    async fn run(&self, mut leadership: Leadership, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                // First, as the process may still lead when it is stopped: no other term begins.
+                biased;
+                () = stop.cancelled() => return,
+                () = leadership.acquired() => {}
+            }
+            // The leader also rechecks images that are Ready.
+            let _ = self.rechecks.send(Recheck::All).await;
+            let term = stop.child_token();
+            let mut held = leadership.clone();
+            tokio::select! {
+                () = self.run_term(&leadership, &term) => {}
+                () = held.lost() => info!(identity = self.identity, "not leading any more: its work stops here"),
+            }
+            term.cancel();
+        }
     }
 
-    fn rechecks(&self) -> bool {
-        self.leadership.is_held()
-    }
-
-    async fn report(&self, _: &JackalImage) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    async fn plain_tag_owner(&self, image: &JackalImage) -> Result<Option<String>, Fault> {
-        self.seen.plain_tag_owner(&self.client, &self.settings, image).await
-    }
-
-    fn affects_others(&self, before: Option<&JackalImage>, now: Option<&JackalImage>) -> bool {
-        conflict::is_news(before, now)
-    }
-
-    fn concerns(&self, changed: &JackalImage, other: &JackalImage) -> bool {
-        self.may_transfer(other) && conflict::are_rivals(other, changed)
-    }
-
-    async fn source(
-        &self,
-        image: &JackalImage,
-        reference: &Reference,
-        place: &RegistryTarget,
-    ) -> Result<Arc<dyn ImageSource>, Fault> {
-        let spec = &image.spec;
-        let reached = ObjectAccess {
-            client: &self.client,
-            settings: &self.settings,
-            registries: &self.registries,
-            place,
-            namespace: image.metadata.namespace.clone().unwrap_or_default(),
-            pull_secrets: &spec.image_pull_secrets,
-            account: spec.service_account_name.as_deref(),
-            sources: &spec.source_registries,
-            idle: self.settings.idle(spec.stall_timeout),
-            credentials: OnceCell::new(),
-        };
-        let registry = reached.registry(reference, &format!("image `{}`", spec.image)).await?;
-        Ok(Arc::new(RegistrySource::new(registry)))
+    async fn run_term(&self, leadership: &Leadership, term: &CancellationToken) {
+        let shared = || (Arc::clone(&self.registries), self.objects.clone());
+        tokio::join!(
+            reconcile::run(
+                self.client.clone(),
+                &self.identity,
+                self.settings.clone(),
+                shared(),
+                leadership.clone(),
+                term.clone()
+            ),
+            image_reconcile::run(
+                self.client.clone(),
+                &self.identity,
+                self.settings.clone(),
+                shared(),
+                leadership.clone(),
+                term.clone()
+            ),
+        );
     }
 }

@@ -1,8 +1,11 @@
-//! The task that puts a package's artifact together once all its images are in their places.
+//! The task that builds a package's artifact once all its images are in the registry, by the steps of
+//! [`package::build_package`].
 
 mod build_reason;
-mod packed;
-mod recorded;
+mod record;
+mod request;
+mod signatures;
+mod status;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,114 +13,35 @@ use std::time::Instant;
 use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
-use self::recorded::{announce, done};
-use super::access::ObjectAccess;
-use super::packages::Packages;
-use super::retention::SBOMS_ADDED;
-use super::sboms::{self, Sboms};
-use super::summary::Verification;
-use crate::api::v1alpha1::{
-    ComponentSpec, Differential, JackalImage, JackalPackage, MissingImage, PackagedImage, PinnedChart, SIGNED,
-    VERIFIED, WrittenRepository,
-};
+pub(super) use self::request::{PublicationRequest, inputs, origins};
+use super::access::{AccessClients, ObjectAccess};
+use super::context::PackageContext;
+use super::sbom_condition;
+use crate::api::v1alpha1::{ComponentSpec, Conditions, JackalPackage, SIGNED, VERIFIED};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::fetch;
 use crate::oci::Digest;
-use crate::package::{
-    self, Definition, Material, Parts, Plan, PlannedImage, Published, ReusableTars, TransferredImage, component,
-};
-use crate::runtime::{NamespaceEntryReader, RegistryTarget, catch_panic, disposition_after_write};
+use crate::package::component::ComponentContent;
+use crate::package::{self, BuildHost, BuiltPackage, Recipe, SbomProgress, TransferredImage};
+use crate::runtime::{NamespaceEntryReader, catch_panic, disposition_after_write};
 use crate::signing::SigningKey;
 use crate::transfer::RegistryDestination;
 
-/// What an artifact is put together from.
-pub(super) struct Publication {
-    pub place: RegistryTarget,
-    pub plan: Plan,
-    pub rows: Vec<PackagedImage>,
-    /// For each image of the plan where it came from, as far as its object says it.
-    pub origins: Vec<Option<Material>>,
-    /// A digest of all that the artifact depends on.
-    pub inputs: String,
-    /// Name and digest of the images that their objects wrote.
-    pub written: Vec<(String, String)>,
-    /// What is known of the signatures that the images must have.
-    pub verification: Verification,
-}
-
-impl Publication {
-    /// The artifact's repository in its registry.
-    fn path(&self, package: &JackalPackage) -> String {
-        package::repository(&self.place.prefix, &package.name_any())
-    }
-
-    /// The artifact's repository, as pods name it.
-    fn repository(&self, package: &JackalPackage) -> String {
-        format!("{}/{}", self.place.address, self.path(package))
-    }
-
-    /// What the status records of where the artifact is written.
-    fn written_to(&self, packages: &Packages, package: &JackalPackage) -> WrittenRepository {
-        let defaults = &packages.settings.defaults;
-        defaults.written_repository(&package.spec.registry, &self.place, &self.path(package))
-    }
-
-    /// The artifact, as pods name it.
-    fn url(&self, package: &JackalPackage) -> String {
-        format!("oci://{}:{}", self.repository(package), package.spec.version())
-    }
-}
-
-/// A digest of all that the artifact depends on beside the package's generation.
-pub(super) fn inputs(package: &JackalPackage, images: &[JackalImage]) -> String {
-    let mut text = package.spec.version().to_owned();
-    for image in images {
-        let digest = image
-            .status
-            .as_ref()
-            .and_then(|status| status.digest.as_deref())
-            .unwrap_or_default();
-        text.push_str(&format!("\n{} {digest}", image.name_any()));
-    }
-    Digest::of(text.as_bytes()).to_string()
-}
-
-/// Where the images of `plan` came from, by their objects.
-pub(super) fn origins(plan: &Plan, images: &[JackalImage]) -> Vec<Option<Material>> {
-    let origin = |(planned, image): (&PlannedImage, &JackalImage)| {
-        let status = image.status.as_ref()?;
-        let node = status
-            .assignment
-            .as_ref()
-            .map(|assignment| assignment.node_name.as_str());
-        let parsed = |digest: &Option<String>| digest.as_deref()?.parse().ok();
-        let (source, became) = (parsed(&status.source_digest)?, parsed(&status.digest)?);
-        Some(Material::of_image(
-            planned,
-            node,
-            source,
-            status.method.as_deref(),
-            &became,
-        ))
-    };
-    plan.images.iter().zip(images).map(origin).collect()
-}
-
-/// Why a task has no result.
-enum End {
-    /// It was cancelled, or another leads.
+/// Why a build ended early.
+enum BuildEnd {
+    /// It was cancelled, or another process leads.
     Cancelled,
     /// The status could not be written.
-    Unwritten(kube::Error),
+    StatusNotWritten(kube::Error),
     /// There is no artifact.
     Failed(Fault),
     /// There is none because it cannot be signed.
     Unsigned(Fault),
-    /// The artifact stands without the SBOMs, which the status says.
+    /// The artifact exists without SBOMs, which the status says.
     WithoutSboms(Fault),
 }
 
-impl From<Fault> for End {
+impl From<Fault> for BuildEnd {
     fn from(fault: Fault) -> Self {
         match fault.reason {
             Reason::SigningFailed => Self::Unsigned(fault),
@@ -126,211 +50,187 @@ impl From<Fault> for End {
     }
 }
 
-impl From<kube::Error> for End {
+impl From<kube::Error> for BuildEnd {
     fn from(error: kube::Error) -> Self {
-        Self::Unwritten(error)
+        Self::StatusNotWritten(error)
     }
 }
 
 /// Runs the task to its end, or until `token` is cancelled.
 pub(super) async fn run(
-    packages: &Arc<Packages>,
+    context: &Arc<PackageContext>,
     package: &Arc<JackalPackage>,
-    publication: Publication,
+    request: PublicationRequest,
     token: CancellationToken,
 ) {
     let uid = package.uid().unwrap_or_default();
-    let key = packages.key(package, Some(&publication.inputs));
-    let failed = match catch_panic(build(packages, package, &publication, &token)).await {
-        Ok(()) => None,
-        Err(End::Cancelled) => {
-            packages.memory.ended(&uid);
-            packages.wake(package).await;
-            return;
+    let key = context.key(package, Some(&request.inputs));
+    let build = ClusterBuild {
+        context,
+        package,
+        request: &request,
+        token: &token,
+    };
+    match catch_panic(build.run()).await {
+        Ok(()) => context.tasks.succeeded(&uid, key, Instant::now()),
+        Err(BuildEnd::Cancelled) => context.tasks.ended(&uid),
+        Err(end) => match write_failure(context, package, end).await {
+            Some(disposition) => context.tasks.failed(&uid, key, disposition, Instant::now()),
+            None => context.tasks.succeeded(&uid, key, Instant::now()),
+        },
+    }
+    context.enqueue(package).await;
+}
+
+/// Writes why a build ended. Gives whether it is retried; none where it counts as succeeded.
+async fn write_failure(context: &PackageContext, package: &JackalPackage, end: BuildEnd) -> Option<Disposition> {
+    let also = |condition: &'static str, fault: &Fault| {
+        let (reason, message) = (fault.reason.to_string(), fault.message.clone());
+        move |conditions: &mut Conditions, generation, now| {
+            conditions.set(condition, Some(false), (&reason, &message), generation, now);
         }
-        Err(End::Unwritten(error)) => Some(disposition_after_write(&**package, Err(error), Disposition::Retryable)),
-        Err(End::Unsigned(fault)) => {
-            let written = packages.failed_with(package, &fault, |conditions, generation, now| {
-                let said = (&*fault.reason.to_string(), &*fault.message);
-                conditions.set(SIGNED, Some(false), said, generation, now);
-            });
-            Some(disposition_after_write(&**package, written.await, fault.disposition))
+    };
+    let (written, disposition) = match end {
+        BuildEnd::Cancelled => return None,
+        BuildEnd::StatusNotWritten(error) => (Err(error), Disposition::Retryable),
+        BuildEnd::Unsigned(fault) => {
+            let written = context.write_failure_with(package, &fault, also(SIGNED, &fault)).await;
+            (written, fault.disposition)
         }
-        Err(End::Failed(fault)) if fault.reason == Reason::VerificationError => {
-            let written = packages.failed_with(package, &fault, |conditions, generation, now| {
-                let said = (&*fault.reason.to_string(), &*fault.message);
-                conditions.set(VERIFIED, Some(false), said, generation, now);
-            });
-            Some(disposition_after_write(&**package, written.await, fault.disposition))
+        BuildEnd::Failed(fault) if fault.reason == Reason::VerificationError => {
+            let written = context
+                .write_failure_with(package, &fault, also(VERIFIED, &fault))
+                .await;
+            (written, fault.disposition)
         }
-        Err(End::Failed(fault)) => {
+        BuildEnd::Failed(fault) => {
             let mut written = Ok(());
             if fault.reason == Reason::SbomFailed {
-                written = sboms::failed(packages, package, &fault).await;
+                written = sbom_condition::write_failure(context, package, &fault).await;
             }
-            let written = written.and(packages.failed(package, &fault).await);
-            Some(disposition_after_write(&**package, written, fault.disposition))
+            (
+                written.and(context.write_own_failure(package, &fault).await),
+                fault.disposition,
+            )
         }
-        // A package that is ready is looked at again at its interval, whatever its SBOMs wait for.
-        Err(End::WithoutSboms(fault)) => {
-            let written = sboms::failed(packages, package, &fault).await;
-            let disposition = disposition_after_write(&**package, written, fault.disposition);
-            Some(disposition).filter(|disposition| *disposition != Disposition::Stalled)
+        BuildEnd::WithoutSboms(fault) => {
+            let written = sbom_condition::write_failure(context, package, &fault).await;
+            let disposition = disposition_after_write(package, written, fault.disposition);
+            // A package that is Ready is reconciled at its interval, whatever its SBOMs lack.
+            return Some(disposition).filter(|disposition| *disposition != Disposition::Stalled);
         }
     };
-    match failed {
-        None => packages.memory.succeeded(&uid, key, Instant::now()),
-        Some(disposition) => packages.memory.failed(&uid, key, disposition, Instant::now()),
+    Some(disposition_after_write(package, written, disposition))
+}
+
+/// A build of a package of the cluster.
+struct ClusterBuild<'a> {
+    context: &'a PackageContext,
+    package: &'a JackalPackage,
+    request: &'a PublicationRequest,
+    token: &'a CancellationToken,
+}
+
+impl ClusterBuild<'_> {
+    async fn run(&self) -> Result<(), BuildEnd> {
+        let images = self.images()?;
+        // Before anything is written: a package that cannot be signed is not published.
+        let key = self.run_step(self.signing_key()).await?.map_err(BuildEnd::Unsigned)?;
+        let Self {
+            context,
+            package,
+            request,
+            ..
+        } = *self;
+        let registry = context.registries.open(&request.target.endpoint)?;
+        let repository = RegistryDestination::new(registry.repository(request.path(package)));
+        let status = package.status.as_ref();
+        let recipe = Recipe {
+            name: &package.name_any(),
+            spec: &package.spec,
+            plan: &request.plan,
+            images,
+            repository: &repository,
+            url: &request.url(package),
+            key: key.as_ref(),
+            recorded: status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok()),
+            syft: context.settings.syft.as_deref(),
+        };
+        package::build_package(recipe, self).await?;
+        Ok(())
     }
-    packages.wake(package).await;
-}
 
-/// Puts the artifact together; where SBOMs are missing and nobody demands them first, once more when they are there.
-async fn build(
-    packages: &Packages,
-    package: &JackalPackage,
-    publication: &Publication,
-    token: &CancellationToken,
-) -> Result<(), End> {
-    let mut images = brought(packages, publication)?;
-    // Before anything is written: a package that cannot be signed is not published.
-    let key = leading(packages, token, key_of(packages, package))
-        .await?
-        .map_err(End::Unsigned)?;
-    let key = key.as_ref();
-    let look = async {
-        let reached = ObjectAccess::by_package(packages, package, &publication.place);
-        packed::verify(packages, package, publication, &images, &reached).await?;
-        let found = fetch::gather(&package.spec.components, &reached, &packages.charts).await?;
-        let known = known_tars(packages, package, publication, key).await?;
-        let sboms = Sboms::look(packages, package, &mut images, &known).await?;
-        let built = assemble(packages, package, publication, &images, (&found, &known), &sboms, key).await?;
-        Ok::<_, Fault>((found, known, sboms, built))
-    };
-    let (found, known, sboms, built) = leading(packages, token, look).await??;
-    done(packages, package, publication, &built, &sboms).await?;
-    let Sboms::Pending(missing) = sboms else {
-        return Ok(());
-    };
-    let made = leading(packages, token, Sboms::make(packages, missing)).await?;
-    let sboms = made.map_err(End::WithoutSboms)?;
-    let assembled = assemble(packages, package, publication, &images, (&found, &known), &sboms, key);
-    let built = leading(packages, token, assembled).await??;
-    done(packages, package, publication, &built, &sboms).await?;
-    Ok(())
-}
-
-/// `work`, as long as it is asked for and this process leads: whoever leads by then may have put another artifact under
-/// the tag.
-async fn leading<T>(packages: &Packages, token: &CancellationToken, work: impl Future<Output = T>) -> Result<T, End> {
-    tokio::select! {
-        biased;
-        () = token.cancelled() => Err(End::Cancelled),
-        result = packages.leadership.during(work) => result.ok_or(End::Cancelled),
-    }
-}
-
-/// What was put together.
-struct Built {
-    published: Published,
-    /// The fingerprint of the key that signed it.
-    signed_by: Option<String>,
-    /// Whose package the key did not sign that the index under the tag lists too.
-    foreign: Option<String>,
-    differential: Option<Differential>,
-    charts: Vec<PinnedChart>,
-    missing: Vec<MissingImage>,
-}
-
-fn brought(packages: &Packages, publication: &Publication) -> Result<Vec<TransferredImage>, Fault> {
-    let registry = packages.registries.open(&publication.place.endpoint)?;
-    let mut images = Vec::with_capacity(publication.plan.images.len());
-    let rows = publication.rows.iter().zip(&publication.origins);
-    for (planned, (row, origin)) in publication.plan.images.iter().zip(rows) {
-        let digest = row.digest.as_deref().unwrap_or_default();
-        images.push(TransferredImage {
-            reference: planned.listed(),
-            digest: digest
-                .parse()
-                .map_err(|error| Fault::retryable(Reason::PackageFailed, format!("{}: {error}", row.image)))?,
-            destination: Arc::new(RegistryDestination::new(
-                registry.repository(&planned.location.repository),
-            )),
-            documents: Vec::new(),
-            origin: origin.clone(),
+    /// The images of the plan, in the package's registry.
+    fn images(&self) -> Result<Vec<TransferredImage>, Fault> {
+        let registry = self.context.registries.open(&self.request.target.endpoint)?;
+        let images = self.request.images().map(|(planned, digest, origin)| {
+            let repository = registry.repository(&planned.location.repository);
+            Ok(TransferredImage {
+                reference: planned.package_reference(),
+                digest: digest?,
+                destination: Arc::new(RegistryDestination::new(repository)),
+                documents: Vec::new(),
+                origin: origin.cloned(),
+            })
         });
+        images.collect()
     }
-    Ok(images)
-}
 
-/// What signs the package, where it is to be signed.
-async fn key_of(packages: &Packages, package: &JackalPackage) -> Result<Option<SigningKey>, Fault> {
-    let Some(signing) = &package.spec.signing else {
-        return Ok(None);
-    };
-    let entries = NamespaceEntryReader::new(&packages.client, &package.namespace().unwrap_or_default());
-    entries.signing_key(signing).await.map(Some)
-}
-
-/// The tars of the artifact that stands, and of the one that the status records.
-async fn known_tars(
-    packages: &Packages,
-    package: &JackalPackage,
-    publication: &Publication,
-    key: Option<&SigningKey>,
-) -> Result<ReusableTars, Fault> {
-    let spec = &package.spec;
-    let able = packages.settings.syft.is_some();
-    let without = spec.components.iter().all(ComponentSpec::holds_images_only);
-    if without && spec.wanted_sboms(able).is_none() {
-        return Ok(ReusableTars::default());
+    /// The key that signs the package, where it is to be signed.
+    async fn signing_key(&self) -> Result<Option<SigningKey>, Fault> {
+        let Some(signing) = &self.package.spec.signing else {
+            return Ok(None);
+        };
+        let namespace = self.package.namespace().unwrap_or_default();
+        let entries = NamespaceEntryReader::new(&self.context.client, &namespace);
+        entries.signing_key(signing).await.map(Some)
     }
-    let registry = packages.registries.open(&publication.place.endpoint)?;
-    let repository = RegistryDestination::new(registry.repository(publication.path(package)));
-    let status = package.status.as_ref();
-    let recorded = status.and_then(|status| status.artifact.as_ref()?.digest.parse().ok());
-    let architecture = Definition::of(&package.name_any(), spec, &publication.plan)?
-        .architecture()
-        .to_owned();
-    ReusableTars::read(&repository, spec.version(), &architecture, recorded.as_ref(), key).await
+
+    fn access(&self) -> ObjectAccess<'_> {
+        let PackageContext {
+            client,
+            settings,
+            registries,
+            ..
+        } = self.context;
+        let clients = AccessClients::of(client, settings, registries);
+        ObjectAccess::of_package(clients, self.package, &self.request.target)
+    }
 }
 
-async fn assemble(
-    packages: &Packages,
-    package: &JackalPackage,
-    publication: &Publication,
-    images: &[TransferredImage],
-    (found, known): (&[component::Found], &ReusableTars),
-    sboms: &Sboms,
-    key: Option<&SigningKey>,
-) -> Result<Built, Fault> {
-    let spec = &package.spec;
-    let registry = packages.registries.open(&publication.place.endpoint)?;
-    let definition = Definition::of(&package.name_any(), spec, &publication.plan)?.holding(spec, found);
-    let destination = RegistryDestination::new(registry.repository(publication.path(package)));
-    let version = package.spec.version();
-    let announce =
-        async |digest: &Digest| announce(packages, package, publication, &format!("{version}@{digest}")).await;
-    let mut archives = component::archives(spec, found);
-    archives.extend(sboms.archive());
-    let charts = component::pinned(spec, found);
-    let parts = Parts {
-        definition,
-        spec,
-        images,
-        archives: &archives,
-        charts: &charts,
-        url: &publication.url(package),
-        key,
-        known,
-    };
-    let assembled = package::assemble(parts, &destination, announce).await?;
-    Ok(Built {
-        differential: assembled.differential,
-        published: assembled.published,
-        signed_by: key.map(|key| key.public().fingerprint().to_string()),
-        foreign: assembled.signed.and_then(|signed| signed.foreign),
-        charts,
-        missing: component::missing_images(spec, &publication.plan, found),
-    })
+impl BuildHost for ClusterBuild<'_> {
+    type Error = BuildEnd;
+
+    const SBOMS_LATER: bool = true;
+
+    /// Runs the step as long as the task is not cancelled and this process leads: another leader may have put another
+    /// artifact under the tag.
+    async fn run_step<T>(&self, step: impl Future<Output = T>) -> Result<T, BuildEnd> {
+        tokio::select! {
+            biased;
+            () = self.token.cancelled() => Err(BuildEnd::Cancelled),
+            result = self.context.leadership.during(step) => result.ok_or(BuildEnd::Cancelled),
+        }
+    }
+
+    async fn verify(&self, images: &[TransferredImage]) -> Result<(), Fault> {
+        signatures::verify(self.context, self.package, &self.request.plan, images, &self.access()).await
+    }
+
+    async fn contents(&self, components: &[ComponentSpec]) -> Result<Vec<ComponentContent>, Fault> {
+        fetch::gather(components, &self.access(), &self.context.charts).await
+    }
+
+    async fn announce(&self, manifest: &Digest) -> Result<(), Fault> {
+        status::write_start(self.context, self.package, self.request, manifest).await
+    }
+
+    fn sboms_failed(&self, fault: Fault) -> Result<(), BuildEnd> {
+        Err(BuildEnd::WithoutSboms(fault))
+    }
+
+    async fn record(&self, built: &BuiltPackage, sboms: &SbomProgress) -> Result<(), BuildEnd> {
+        status::write_result(self.context, self.package, self.request, (built, sboms)).await?;
+        Ok(())
+    }
 }

@@ -1,8 +1,7 @@
-//! Which artifacts of a package go, and why: a pure decision over what its status records.
+//! Which artifacts of a package are deleted, and why, decided by what its status records. No IO.
 //!
-//! Only what the package wrote is ever planned: an artifact that stood in the registry before it was built
-//! (`adopted`) is not, nor one that another package names, nor one that stands where the package wrote earlier
-//! (`repository`), perhaps by other credentials.
+//! Only artifacts that the package wrote are planned: not one that existed in the registry before it was built (`adopted`), nor
+//! one that another package names, nor one in a former repository (`repository`), perhaps with other credentials.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +12,11 @@ use crate::api::v1alpha1::{
     Retention, WrittenRepository,
 };
 
-/// Artifacts that the history keeps where nothing else is asked for.
+/// The artifacts that the history keeps without `retention`.
 const HISTORY: usize = 10;
-/// Artifacts beyond those that are kept that the history remembers, until they are deleted.
+/// The artifacts in the history beyond those that are kept, until they are deleted.
 const BACKLOG: usize = 100;
-/// Entries of a plan.
+/// The most entries of a plan.
 const ENTRIES: usize = 200;
 
 /// The reason of an artifact that is the one before it with the SBOMs of its images, and of the deletion of that one.
@@ -29,20 +28,20 @@ pub(super) struct RetentionContext<'a> {
     pub repository: &'a str,
     /// Digests of that repository that other packages name.
     pub claimed: &'a BTreeSet<String>,
-    /// Name and digest of images that the package's deletion takes back.
+    /// Name and digest of images that are deleted with the package.
     pub images: &'a [(String, String)],
-    /// When what is new in the plan may go.
+    /// When new entries of the plan are deleted.
     pub after: Time,
-    /// Somebody asked anew, so that what was kept is looked at once more.
-    pub anew: bool,
+    /// Whether a reconciliation was requested: artifacts that were retained are tried once more.
+    pub is_requested: bool,
 }
 
-/// What is to be deleted of a package: first, with a time, what `retention` does not keep, the oldest first; then
-/// what goes with the package itself. What stands in the status' plan already keeps its time.
+/// The artifacts of a package that are to be deleted: first, with a time, those that `retention` does not keep, the oldest
+/// first; then those that are deleted with the package. Entries of the plan in the status keep their times.
 pub(super) fn plan(
     spec: &JackalPackageSpec,
     status: &JackalPackageStatus,
-    around: &RetentionContext<'_>,
+    context: &RetentionContext<'_>,
 ) -> Vec<Garbage> {
     let mut entries: Vec<Garbage> = Vec::new();
     let mut take = |entry: Garbage| {
@@ -51,15 +50,15 @@ pub(super) fn plan(
         }
     };
     let (kept, superseded) = divide(spec, status);
-    let ours = |entry: &&HistoryEntry| deletes(entry) && !around.claimed.contains(&entry.digest);
-    for entry in superseded.iter().rev().copied().filter(ours) {
-        let reference = reference(around.repository, entry);
-        let standing = status.garbage.iter().find(|known| known.reference == reference);
-        let standing = standing.filter(|known| known.delete_after.is_some() || known.kept.is_some());
+    let is_deletable = |entry: &&HistoryEntry| is_own(entry) && !context.claimed.contains(&entry.digest);
+    for entry in superseded.iter().rev().copied().filter(is_deletable) {
+        let reference = reference(context.repository, entry);
+        let planned = status.garbage.iter().find(|known| known.reference == reference);
+        let planned = planned.filter(|known| known.delete_after.is_some() || known.kept.is_some());
         let completed = is_completed(entry, status);
-        take(match standing {
-            Some(known) if known.delete_after.is_some() || !around.anew => known.clone(),
-            // Its reason stays, so that the same is not told again.
+        take(match planned {
+            Some(known) if known.delete_after.is_some() || !context.is_requested => known.clone(),
+            // Its reason stays, so that no second event is recorded for it.
             _ => Garbage {
                 reference,
                 digest: entry.digest.clone(),
@@ -68,8 +67,8 @@ pub(super) fn plan(
                     true => "the same with SBOMs has taken its place".to_owned(),
                     false => format!("it is older than the {} that retention keeps", revisions(kept.len())),
                 },
-                delete_after: Some(around.after.clone()),
-                kept: standing.and_then(|known| known.kept.clone()),
+                delete_after: Some(context.after.clone()),
+                kept: planned.and_then(|known| known.kept.clone()),
             },
         });
     }
@@ -82,10 +81,10 @@ pub(super) fn plan(
             delete_after: None,
             kept: None,
         };
-        for entry in kept.into_iter().filter(ours) {
-            take(with_package(reference(around.repository, entry), &entry.digest));
+        for entry in kept.into_iter().filter(is_deletable) {
+            take(with_package(reference(context.repository, entry), &entry.digest));
         }
-        for (name, digest) in around.images {
+        for (name, digest) in context.images {
             take(with_package(name.clone(), digest));
         }
     }
@@ -93,9 +92,9 @@ pub(super) fn plan(
     entries
 }
 
-/// Takes an artifact whose writing was begun and never seen to its end into the history, so that what there is of it is
-/// deleted like the others.
-pub(super) fn interrupted(status: &mut JackalPackageStatus) {
+/// Adds an artifact whose publication was started and not finished to the history, so that what exists of it is deleted like
+/// others.
+pub(super) fn record_interrupted(status: &mut JackalPackageStatus, now: &Time) {
     let Some(revision) = status.publishing.take() else {
         return;
     };
@@ -110,29 +109,30 @@ pub(super) fn interrupted(status: &mut JackalPackageStatus) {
         revision,
         reason: "Interrupted".to_owned(),
         message: "its writing was interrupted".to_owned(),
-        completed_at: Time(jiff::Timestamp::now()),
+        completed_at: now.clone(),
         adopted: false,
         repository: None,
     };
     status.history.insert(0, entry);
 }
 
-/// Notes that the package's artifacts are written to `registry` from now on. Those that it wrote to another one are no more
-/// its own: the same digests may stand here too, where others wrote them. Gives the former one's name, if anything that
-/// this package wrote stays there.
-pub(super) fn settle_in(
+/// Records that the package's artifacts are written to `registry` from now on. Artifacts in another one are no longer its
+/// own: the same digests may exist here too, written by others. Gives the name of the former repository, if any artifact of
+/// this package stays there.
+pub(super) fn record_repository(
     status: &mut JackalPackageStatus,
     registry: &WrittenRepository,
     generation: Option<i64>,
+    now: &Time,
 ) -> Option<String> {
     let former = match &status.registry {
         Some(known) if known.is(registry) => return None,
         Some(known) => Some(known.apart_from(registry)),
-        None => former_of_artifact(status, registry, generation),
+        None => former_repository(status, registry, generation),
     };
     status.registry = Some(registry.clone());
     let former = former?;
-    interrupted(status);
+    record_interrupted(status, now);
     let mut stays = false;
     for entry in status.history.iter_mut().filter(|entry| entry.repository.is_none()) {
         stays |= !entry.adopted;
@@ -141,9 +141,9 @@ pub(super) fn settle_in(
     stays.then_some(former)
 }
 
-/// Where an earlier version of the operator wrote the artifacts, which did not say which registry received them; none
-/// where that is `registry`, as it is while the package is Ready for the spec that leads there.
-fn former_of_artifact(
+/// The repository of artifacts of an earlier version of the operator, which did not record the registry; none where that is
+/// `registry`, as it is while the package is Ready for the present spec.
+fn former_repository(
     status: &JackalPackageStatus,
     registry: &WrittenRepository,
     generation: Option<i64>,
@@ -160,7 +160,7 @@ fn former_of_artifact(
     }
 }
 
-/// What the history holds that `spec` keeps, and the rest; both newest first.
+/// The entries of the history that `spec` keeps, and the others; both newest first.
 fn divide<'a>(
     spec: &JackalPackageSpec,
     status: &'a JackalPackageStatus,
@@ -171,9 +171,9 @@ fn divide<'a>(
     for entry in &status.history {
         let known = kept.iter().any(|other| other.digest == entry.digest);
         match limit {
-            // What was built once more counts once, where it is newest.
+            // An artifact that was built again counts once, as the newest.
             _ if known => {}
-            // The same without SBOMs is no revision of its own: it would push out one that people would go back to.
+            // The same artifact without SBOMs does not count as a revision: it would displace one that users may want to return to.
             Some(_) if is_completed(entry, status) => superseded.push(entry),
             Some(limit) if kept.len() >= limit => superseded.push(entry),
             _ => kept.push(entry),
@@ -185,18 +185,18 @@ fn divide<'a>(
 /// Whether the artifact that was built after `entry` is the same with the SBOMs of its images.
 fn is_completed(entry: &HistoryEntry, status: &JackalPackageStatus) -> bool {
     let pairs = status.history.iter().zip(status.history.iter().skip(1));
-    let mut followers = pairs.filter(|(_, elder)| *elder == entry);
-    followers.any(|(newer, _)| newer.reason == SBOMS_ADDED)
+    let mut successors = pairs.filter(|(_, older)| *older == entry);
+    successors.any(|(newer, _)| newer.reason == SBOMS_ADDED)
 }
 
-/// How many artifacts stay; one at least, whatever an object says that came by without the schema.
+/// The number of artifacts that are kept; at least one, even of an object that was not validated by the schema.
 fn limit(retention: &Retention) -> usize {
     usize::try_from(retention.revisions)
         .unwrap_or_default()
         .clamp(1, BACKLOG)
 }
 
-/// Leaves in the history what is of use: what is kept, and what is still to be deleted.
+/// Removes entries of the history that are neither kept nor to be deleted.
 pub(super) fn trim(spec: &JackalPackageSpec, status: &mut JackalPackageStatus) {
     let Some(retention) = &spec.retention else {
         status.history.truncate(HISTORY);
@@ -205,62 +205,62 @@ pub(super) fn trim(spec: &JackalPackageSpec, status: &mut JackalPackageStatus) {
     let (_, superseded) = divide(spec, status);
     let others: BTreeSet<String> = superseded
         .iter()
-        .filter(|entry| !deletes(entry))
+        .filter(|entry| !is_own(entry))
         .map(|entry| entry.digest.clone())
         .collect();
     status.history.retain(|entry| !others.contains(&entry.digest));
     status.history.truncate(limit(retention) + BACKLOG);
 }
 
-/// What of the status' plan may go now: what is due and still planned, and with it what was kept before. Nothing
-/// where nothing is due.
+/// The entries of the status' plan to delete now: those that are due and still planned, and with them those that were
+/// retained before. None where none is due.
 pub(super) fn due(
     spec: &JackalPackageSpec,
     status: &JackalPackageStatus,
-    around: &RetentionContext<'_>,
+    context: &RetentionContext<'_>,
     now: &Time,
 ) -> Vec<Garbage> {
     let is_due = |entry: &Garbage| entry.delete_after.as_ref().is_some_and(|after| after.0 <= now.0);
     if !status.garbage.iter().any(is_due) {
         return Vec::new();
     }
-    plan(spec, status, around)
+    plan(spec, status, context)
         .into_iter()
         .filter(|entry| status.garbage.contains(entry) && (is_due(entry) || entry.kept.is_some()))
         .collect()
 }
 
-/// When the first of the plan is due.
+/// When the first entry of the plan is due.
 pub(super) fn next(status: &JackalPackageStatus) -> Option<&Time> {
     let times = status.garbage.iter().filter_map(|entry| entry.delete_after.as_ref());
     times.min_by_key(|time| time.0)
 }
 
-/// What came of an entry of a plan.
+/// The result of the deletion of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RetentionResult {
-    /// It is gone.
-    Gone,
+pub(super) enum DeletionResult {
+    /// It was deleted, or did not exist.
+    Deleted,
     /// It was kept, and why.
-    RetainedReason(RetainedReason),
+    Retained(RetainedReason),
 }
 
-/// Notes what came of entries. True when something was kept for another reason than before.
-pub(super) fn settle(status: &mut JackalPackageStatus, settled: &[(Garbage, RetentionResult)]) -> bool {
-    let mut news = false;
-    for (entry, end) in settled {
-        match end {
-            RetentionResult::Gone => {
+/// Records the results of entries. True when one was retained for another reason than before.
+pub(super) fn record_results(status: &mut JackalPackageStatus, results: &[(Garbage, DeletionResult)]) -> bool {
+    let mut is_news = false;
+    for (entry, result) in results {
+        match result {
+            DeletionResult::Deleted => {
                 status.garbage.retain(|known| known.reference != entry.reference);
                 let current = status.artifact.as_ref().map(|artifact| artifact.digest.as_str());
                 if current != Some(&entry.digest) {
                     status.history.retain(|known| known.digest != entry.digest);
                 }
             }
-            RetentionResult::RetainedReason(why) => {
+            DeletionResult::Retained(why) => {
                 for known in &mut status.garbage {
                     if known.reference == entry.reference {
-                        news |= known.kept.as_ref() != Some(why);
+                        is_news |= known.kept.as_ref() != Some(why);
                         known.kept = Some(why.clone());
                         known.delete_after = None;
                     }
@@ -268,11 +268,11 @@ pub(super) fn settle(status: &mut JackalPackageStatus, settled: &[(Garbage, Rete
             }
         }
     }
-    news
+    is_news
 }
 
-/// Whether the package may ever delete it.
-fn deletes(entry: &HistoryEntry) -> bool {
+/// Whether the package may delete the artifact.
+fn is_own(entry: &HistoryEntry) -> bool {
     !entry.adopted && entry.repository.is_none()
 }
 

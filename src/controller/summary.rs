@@ -1,4 +1,4 @@
-//! What the images of a package come to. No IO.
+//! Rows, counts and messages of a package's status, by the statuses of its images. No IO.
 
 use std::collections::HashSet;
 
@@ -13,23 +13,20 @@ use crate::fault::{Disposition, Fault, Reason};
 use crate::package::{Plan, Selection};
 use crate::runtime::{is_ready, is_up_to_date};
 
-/// The longest message of an image's row in bytes. All rows stand in one object, which has at most 1.5 MB.
+/// The longest message of an image's row in bytes. All rows are in one object, which has at most 1.5 MB.
 const ROW_MESSAGE: usize = 300;
 /// Failed images that a package's message names; it says how many more there are.
 const NAMED: usize = 5;
-/// What a package's message says of each of them in bytes, where there are several: it has at most 1000 itself.
+/// The longest message of each of them in bytes, where there are several: the whole has at most 1000.
 const NAMED_LENGTH: usize = 180;
 
-/// Every image of the plan with its place, its state and, once it is there, its digest.
+/// Every image of the plan with its name in the registry, its state and, once it is there, its digest.
 pub(super) fn rows(plan: &Plan, images: &[JackalImage], selections: &[Selection]) -> Vec<PackagedImage> {
     let row = |(planned, image): (&crate::package::PlannedImage, &JackalImage)| {
-        let selection = selections.iter().find(|selection| selection.made(&planned.spec));
+        let selection = selections.iter().find(|selection| selection.is_of(&planned.spec));
         let (state, reason, message) = state(image);
         PackagedImage {
-            image: selection.map_or_else(
-                || planned.spec.image.clone(),
-                |selection| selection.followed.image.clone(),
-            ),
+            image: selection.map_or_else(|| planned.spec.image.clone(), |selection| selection.image.image.clone()),
             name: planned.location.to_string(),
             digest: image.status.as_ref().and_then(|status| status.digest.clone()),
             resource: image.name_any(),
@@ -42,7 +39,7 @@ pub(super) fn rows(plan: &Plan, images: &[JackalImage], selections: &[Selection]
     plan.images.iter().zip(images).map(row).collect()
 }
 
-/// What happens to an image, the reason of that, and what failed.
+/// The state of an image, its reason, and the message of a failure.
 fn state(image: &JackalImage) -> (ImageState, &str, Option<&str>) {
     if let Some(failure) = failure(image) {
         return (ImageState::Failed, failure.reason, Some(failure.message));
@@ -57,7 +54,7 @@ fn state(image: &JackalImage) -> (ImageState, &str, Option<&str>) {
 }
 
 /// Name and digest of the images that their objects wrote.
-pub(super) fn written(images: &[JackalImage]) -> Vec<(String, String)> {
+pub(super) fn written_images(images: &[JackalImage]) -> Vec<(String, String)> {
     let statuses = images.iter().filter_map(|image| image.status.as_ref());
     statuses
         .filter(|status| !status.adopted)
@@ -65,7 +62,7 @@ pub(super) fn written(images: &[JackalImage]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// How many there are, and how many of them are ready or failed.
+/// The number of images, and how many of them are ready or failed.
 pub(super) fn count(images: &[JackalImage]) -> Counts {
     Counts::new(
         images.len(),
@@ -74,16 +71,16 @@ pub(super) fn count(images: &[JackalImage]) -> Counts {
     )
 }
 
-/// What is said of a package whose images are brought.
-pub(super) fn brought(counts: &Counts) -> String {
+/// The message of a package whose images are transferred.
+pub(super) fn transfer_message(counts: &Counts) -> String {
     match counts.total {
-        0 => "the package has no images; its artifact is put together".to_owned(),
+        0 => "the package has no images; its artifact is being built".to_owned(),
         total => format!("{} of {total} images are in the registry", counts.ready),
     }
 }
 
-/// What is said of the package `url` whose artifact is put together, beside so many images.
-pub(super) fn complete(images: usize, url: &str) -> String {
+/// The message of the package `url` that is published, and of the number of its images.
+pub(super) fn ready_message(images: usize, url: &str) -> String {
     match images {
         0 => format!("the package {url} is in the registry"),
         1 => format!("1 image and the package {url} are in the registry"),
@@ -91,7 +88,7 @@ pub(super) fn complete(images: usize, url: &str) -> String {
     }
 }
 
-/// The last try of an image, which failed.
+/// The last attempt of an image, which failed.
 struct Failure<'a> {
     image: &'a str,
     reason: &'a str,
@@ -118,24 +115,24 @@ fn failure(image: &JackalImage) -> Option<Failure<'_>> {
     })
 }
 
-/// What is known of the signatures that the images of a package must have.
+/// The verification of the images of a package that `verify` selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verification {
-    /// None must have any.
-    Nothing,
-    /// Not all of them were looked at for their present specs.
+    /// None are selected.
+    NotRequired,
+    /// Not all of them were verified for their present specs.
     Unknown,
-    /// So many have them.
+    /// This number of images is verified.
     Satisfied(usize),
-    /// Some have not: what is said of them.
+    /// Some are not; the message names them.
     Failed(String),
 }
 
 impl Verification {
     pub fn of(images: &[JackalImage]) -> Self {
-        let demanding: Vec<&JackalImage> = images.iter().filter(|image| !image.spec.verify.is_empty()).collect();
-        if demanding.is_empty() {
-            return Self::Nothing;
+        let required: Vec<&JackalImage> = images.iter().filter(|image| !image.spec.verify.is_empty()).collect();
+        if required.is_empty() {
+            return Self::NotRequired;
         }
         let conditions = |image: &&JackalImage| {
             let conditions = &image.status.as_ref()?.conditions;
@@ -144,25 +141,25 @@ impl Verification {
                 |condition: &&Condition| condition.type_ == VERIFIED && condition.observed_generation == generation;
             conditions.iter().find(current).cloned()
         };
-        let known: Vec<Option<Condition>> = demanding.iter().map(conditions).collect();
-        let failed = demanding.iter().zip(&known).filter_map(|(image, known)| {
+        let known: Vec<Option<Condition>> = required.iter().map(conditions).collect();
+        let failed = required.iter().zip(&known).filter_map(|(image, known)| {
             let known = known.as_ref().filter(|known| known.status == "False")?;
             Some((image.spec.image.as_str(), known.message.as_str()))
         });
         let failed: Vec<(&str, &str)> = failed.collect();
         if !failed.is_empty() {
-            return Self::Failed(named_failures(&failed, demanding.len()));
+            return Self::Failed(named_failures(&failed, required.len()));
         }
         match known.iter().flatten().all(|known| known.status == "True") && known.iter().all(Option::is_some) {
-            true => Self::Satisfied(demanding.len()),
+            true => Self::Satisfied(required.len()),
             false => Self::Unknown,
         }
     }
 
-    /// Notes it in the package's conditions. While it is not known, what was known stays.
-    pub fn note(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) {
+    /// Sets the package's condition Verified. While it is unknown, the condition stays as it is.
+    pub fn set(&self, conditions: &mut Conditions, generation: Option<i64>, now: Time) {
         match self {
-            Self::Nothing => conditions.clear(VERIFIED),
+            Self::NotRequired => conditions.clear(VERIFIED),
             Self::Unknown => {}
             Self::Satisfied(count) => {
                 let message = format!("{count} images have the signatures that verify asks for");
@@ -176,19 +173,19 @@ impl Verification {
     }
 }
 
-/// The images' failures as the package's: each failed image once, those first that are not tried again.
+/// The failure of the package by those of its images: each failed image once, those first that are not retried.
 pub(super) fn failures(images: &[JackalImage], counts: &Counts) -> Option<Fault> {
     let mut failures: Vec<Failure<'_>> = images.iter().filter_map(failure).collect();
     failures.sort_by_key(|failure| !failure.stalled);
     let mut seen = HashSet::new();
     failures.retain(|failure| seen.insert(failure.image));
     let first = failures.first()?;
-    let said: Vec<(&str, &str)> = failures
+    let messages: Vec<(&str, &str)> = failures
         .iter()
         .map(|failure| (failure.image, failure.message))
         .collect();
     let total = usize::try_from(counts.total).unwrap_or_default();
-    let message = named_failures(&said, total);
+    let message = named_failures(&messages, total);
     let reason = serde_json::from_value(json!(first.reason)).unwrap_or(Reason::PushFailed);
     let disposition = if first.stalled {
         Disposition::Stalled
@@ -202,7 +199,7 @@ pub(super) fn failures(images: &[JackalImage], counts: &Counts) -> Option<Fault>
     })
 }
 
-/// Images that failed, of `total`, with what is said of them: the first of them, and how many more there are.
+/// The message of failed images, of `total`: it names the first of them, and the number of the others.
 fn named_failures(failures: &[(&str, &str)], total: usize) -> String {
     let named = |(image, message): &(&str, &str)| match message.starts_with(image) {
         true => (*message).to_owned(),

@@ -1,5 +1,5 @@
-//! What the tags of a repository name, looked at before anything in it is deleted: a registry deletes by digest,
-//! and with a digest go all of its tags.
+//! An index of what the tags of a repository name, made before anything in it is deleted: registries delete by digest, which
+//! removes all tags of the digest.
 
 use std::collections::HashSet;
 
@@ -9,10 +9,10 @@ use crate::api::v1alpha1::RetainedReason;
 use crate::oci::{Digest, Document, media_type};
 use crate::registry::{Error, Repository};
 
-/// The most tags of a repository that are looked at; where there are more, nothing is deleted.
+/// The most tags of a repository that are read. Where there are more, nothing is deleted.
 const TAGS: usize = 1000;
-/// Tags that are looked at at once.
-const AT_ONCE: usize = 8;
+/// Tags that are read at once.
+const CONCURRENCY: usize = 8;
 
 /// What every tag of a repository names.
 #[derive(Debug)]
@@ -26,9 +26,9 @@ pub(super) struct TagIndex {
 struct TaggedManifest {
     tag: String,
     digest: Digest,
-    /// Those of the digests that are looked for that it lists, where it is an index.
+    /// Those of the digests to be deleted that it lists, where it is an index.
     lists: Vec<Digest>,
-    /// How many entries it has, where it is one.
+    /// The number of its entries, where it is an index.
     entries: usize,
 }
 
@@ -66,81 +66,81 @@ impl TaggedManifest {
     }
 }
 
-/// What is to be done about a manifest that was written once.
+/// Whether a manifest can be deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// It stays, and why.
-    Keep(RetainedReason),
-    /// It goes, after what stands under its own tag was seen to.
-    Delete(Tag),
+pub(super) enum ManifestDeletion {
+    /// It is retained, and why.
+    Retain(RetainedReason),
+    /// It is deleted, after the content of its own tag.
+    Delete(TaggedContent),
 }
 
-/// What stands under the tag that a manifest was written under.
+/// The content of the tag that a manifest was written under.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Tag {
-    /// Something else, or nothing: it stays as it is.
+pub(super) enum TaggedContent {
+    /// Something else, or nothing. It is not changed.
     Other,
-    /// The index of this digest, with this manifest only: it goes.
-    Index(Digest),
-    /// The index of this digest, with others besides: it loses this entry.
-    Shared(Digest),
+    /// The index of this digest, which lists this manifest only. It is deleted.
+    OwnIndex(Digest),
+    /// The index of this digest, which lists other manifests too. The entry of this one is removed.
+    SharedIndex(Digest),
 }
 
 impl TagIndex {
-    /// Looks at every tag of `repository` for what is to be deleted: the manifests of the digests `wanted`. Of the indexes
-    /// nothing else is kept, for there may be as many as there are tags.
+    /// Reads every tag of `repository`, to delete the manifests of the digests `wanted`. Nothing else is kept of the indexes, as
+    /// there may be as many as tags.
     pub async fn of(repository: &Repository, wanted: &[Digest]) -> Result<Self, Error> {
         let Some(tags) = repository.tags(TAGS).await? else {
             return Ok(Self { tags: None });
         };
-        let looks = tags.into_iter().map(|tag| async move {
+        let reads = tags.into_iter().map(|tag| async move {
             let Some(head) = repository.head_manifest(&tag).await? else {
                 return Ok(None);
             };
             if !media_type::is_index(&head.media_type) {
                 return Ok(Some(TaggedManifest::manifest(tag, head.digest)));
             }
-            // What was read counts: the tag may have moved, or the registry have named another digest.
+            // The document counts: the tag may have changed since HEAD, or the registry may have named another digest.
             let read = repository.manifest(&tag).await?;
             Ok(Some(match read {
                 Some(document) => TaggedManifest::of(tag, &document, wanted),
                 None => TaggedManifest::manifest(tag, head.digest),
             }))
         });
-        let tagged: Vec<Option<TaggedManifest>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        let tagged: Vec<Option<TaggedManifest>> = stream::iter(reads).buffered(CONCURRENCY).try_collect().await?;
         Ok(Self {
             tags: Some(tagged.into_iter().flatten().collect()),
         })
     }
 
-    /// What is to be done about `digest`, which was written under the tags `own`, the first of which may be that
-    /// of an index that lists it.
-    pub fn find(&self, digest: &Digest, own: &[&str]) -> Finding {
+    /// Whether `digest` can be deleted, which was written under the tags `own`, the first of which may be that of an index
+    /// that lists it.
+    pub fn deletion_of(&self, digest: &Digest, own: &[&str]) -> ManifestDeletion {
         let Some(tags) = &self.tags else {
-            return Finding::Keep(RetainedReason::new(
+            return ManifestDeletion::Retain(RetainedReason::new(
                 "TooManyTags",
                 format!("its repository has more than {TAGS} tags, and one of them may name it"),
             ));
         };
-        let foreign: Vec<&str> = tags
+        let other_tags: Vec<&str> = tags
             .iter()
             .filter(|tagged| tagged.names(digest) && !own.contains(&tagged.tag.as_str()))
             .map(|tagged| tagged.tag.as_str())
             .take(4)
             .collect();
-        if !foreign.is_empty() {
-            return Finding::Keep(RetainedReason::new(
+        if !other_tags.is_empty() {
+            return ManifestDeletion::Retain(RetainedReason::new(
                 "SharedManifest",
-                format!("the tag {} names it too", foreign.join(", ")),
+                format!("the tag {} names it too", other_tags.join(", ")),
             ));
         }
-        let standing = own
+        let index = own
             .first()
             .and_then(|own| tags.iter().find(|tagged| tagged.tag == *own && tagged.lists(digest)));
-        Finding::Delete(match standing {
-            None => Tag::Other,
-            Some(index) if index.entries == 1 => Tag::Index(index.digest.clone()),
-            Some(index) => Tag::Shared(index.digest.clone()),
+        ManifestDeletion::Delete(match index {
+            None => TaggedContent::Other,
+            Some(index) if index.entries == 1 => TaggedContent::OwnIndex(index.digest.clone()),
+            Some(index) => TaggedContent::SharedIndex(index.digest.clone()),
         })
     }
 }
@@ -161,7 +161,7 @@ mod tests {
         Document::of_index(Index::new(entries.collect())).unwrap()
     }
 
-    fn survey(tags: &[(&str, &[&str])]) -> TagIndex {
+    fn tag_index(tags: &[(&str, &[&str])]) -> TagIndex {
         let wanted = ["a", "b", "c", "d", "old"].map(digest);
         let tagged = tags.iter().map(|(tag, entries)| match entries {
             [one] if one.starts_with('=') => TaggedManifest::manifest((*tag).to_owned(), digest(&one[1..])),
@@ -173,43 +173,52 @@ mod tests {
     }
 
     #[test]
-    fn an_artifact_goes_with_its_own_tag_and_no_others() {
-        let tags = survey(&[
+    fn an_artifact_with_other_tags_is_retained() {
+        let tags = tag_index(&[
             ("1", &["a"]),
             ("2", &["b", "other"]),
             ("3", &["c"]),
             ("mine", &["c"]),
             ("4", &["=d"]),
         ]);
-        let whole = Tag::Index(index(&["a"]).digest().clone());
-        assert_eq!(tags.find(&digest("a"), &["1"]), Finding::Delete(whole));
-        let shared = Tag::Shared(index(&["b", "other"]).digest().clone());
-        assert_eq!(tags.find(&digest("b"), &["2"]), Finding::Delete(shared));
+        let whole = TaggedContent::OwnIndex(index(&["a"]).digest().clone());
+        assert_eq!(tags.deletion_of(&digest("a"), &["1"]), ManifestDeletion::Delete(whole));
+        let shared = TaggedContent::SharedIndex(index(&["b", "other"]).digest().clone());
+        assert_eq!(tags.deletion_of(&digest("b"), &["2"]), ManifestDeletion::Delete(shared));
         assert_eq!(
-            tags.find(&digest("c"), &["3"]),
-            Finding::Keep(RetainedReason::new("SharedManifest", "the tag mine names it too"))
+            tags.deletion_of(&digest("c"), &["3"]),
+            ManifestDeletion::Retain(RetainedReason::new("SharedManifest", "the tag mine names it too"))
         );
-        // Pushed anew since: what stands there now is not touched.
-        assert_eq!(tags.find(&digest("old"), &["1"]), Finding::Delete(Tag::Other));
+        // The tag was pushed again since then: its content is not changed.
         assert_eq!(
-            tags.find(&digest("d"), &["x"]),
-            Finding::Keep(RetainedReason::new("SharedManifest", "the tag 4 names it too"))
+            tags.deletion_of(&digest("old"), &["1"]),
+            ManifestDeletion::Delete(TaggedContent::Other)
+        );
+        assert_eq!(
+            tags.deletion_of(&digest("d"), &["x"]),
+            ManifestDeletion::Retain(RetainedReason::new("SharedManifest", "the tag 4 names it too"))
         );
     }
 
     #[test]
-    fn an_image_goes_with_all_of_its_own_tags() {
-        let tags = survey(&[("1-x", &["=a"]), ("1", &["=a"]), ("list", &["b"])]);
-        assert_eq!(tags.find(&digest("a"), &["1-x", "1"]), Finding::Delete(Tag::Other));
+    fn an_image_is_deleted_with_all_of_its_own_tags() {
+        let tags = tag_index(&[("1-x", &["=a"]), ("1", &["=a"]), ("list", &["b"])]);
         assert_eq!(
-            tags.find(&digest("a"), &["1-x"]),
-            Finding::Keep(RetainedReason::new("SharedManifest", "the tag 1 names it too"))
+            tags.deletion_of(&digest("a"), &["1-x", "1"]),
+            ManifestDeletion::Delete(TaggedContent::Other)
         );
         assert_eq!(
-            tags.find(&digest("b"), &["1"]),
-            Finding::Keep(RetainedReason::new("SharedManifest", "the tag list names it too"))
+            tags.deletion_of(&digest("a"), &["1-x"]),
+            ManifestDeletion::Retain(RetainedReason::new("SharedManifest", "the tag 1 names it too"))
+        );
+        assert_eq!(
+            tags.deletion_of(&digest("b"), &["1"]),
+            ManifestDeletion::Retain(RetainedReason::new("SharedManifest", "the tag list names it too"))
         );
         let many = TagIndex { tags: None };
-        assert!(matches!(many.find(&digest("a"), &["1"]), Finding::Keep(_)));
+        assert!(matches!(
+            many.deletion_of(&digest("a"), &["1"]),
+            ManifestDeletion::Retain(_)
+        ));
     }
 }

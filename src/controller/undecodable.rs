@@ -1,4 +1,4 @@
-//! Objects that the API server let in and that we cannot read: they say so themselves, and stall no others.
+//! Objects that the API server accepted and that cannot be decoded: a condition says so, and other objects are not affected.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use crate::api::v1alpha1::Conditions;
 use crate::fault::Reason;
 use crate::runtime::{Events, with_timeout};
 
-/// When it is tried again to tell an object so.
-const AGAIN: Duration = Duration::from_secs(10);
+/// How soon a status write is retried.
+const RETRY: Duration = Duration::from_secs(10);
 
-/// Says in the status of `object` why it cannot be read, unless it says so already. Gives when that is to be tried
-/// again.
+/// Writes into the status of `object` why it cannot be decoded, unless that is there already. Gives when a failed write is
+/// retried.
 pub(super) async fn report<K: Resource<DynamicType = ()>>(
     client: &Client,
     events: &Events,
@@ -34,15 +34,15 @@ pub(super) async fn report<K: Resource<DynamicType = ()>>(
     let resource = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
     let result = async {
-        let Some(standing) = with_timeout(api.get_opt(&name)).await? else {
+        let Some(current) = with_timeout(api.get_opt(&name)).await? else {
             return Ok(());
         };
-        let known = standing.data.pointer("/status/conditions").cloned().unwrap_or_default();
+        let known = current.data.pointer("/status/conditions").cloned().unwrap_or_default();
         let mut conditions = Conditions(serde_json::from_value(known).unwrap_or_default());
         let before = conditions.clone();
         let reason = Reason::InvalidSpec.to_string();
         conditions.stalled(
-            standing.meta().generation,
+            current.meta().generation,
             &reason,
             &message,
             Time(jiff::Timestamp::now()),
@@ -51,11 +51,11 @@ pub(super) async fn report<K: Resource<DynamicType = ()>>(
             return Ok(());
         }
         let patch = json!({
-            "metadata": { "resourceVersion": standing.resource_version() },
-            "status": { "conditions": conditions.0, "observedGeneration": standing.meta().generation },
+            "metadata": { "resourceVersion": current.resource_version() },
+            "status": { "conditions": conditions.0, "observedGeneration": current.meta().generation },
         });
         with_timeout(api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))).await?;
-        let mut reference = standing.object_ref(&resource);
+        let mut reference = current.object_ref(&resource);
         reference.kind = Some(K::kind(&()).into_owned());
         events.warning_on(&reference, &reason, &message).await;
         Ok::<_, kube::Error>(())
@@ -63,8 +63,8 @@ pub(super) async fn report<K: Resource<DynamicType = ()>>(
     match result.await {
         Ok(()) => Action::await_change(),
         Err(error) => {
-            warn!(kind = %K::kind(&()), object = format!("{namespace}/{name}"), %error, "an undecodable object could not be told so");
-            Action::requeue(AGAIN)
+            warn!(kind = %K::kind(&()), object = format!("{namespace}/{name}"), %error, "the status of an object that cannot be decoded could not be written");
+            Action::requeue(RETRY)
         }
     }
 }

@@ -1,8 +1,8 @@
-//! A component of a definition.
+//! Converts the components of a definition.
 
 use serde_json::{Map, Value};
 
-use super::Notes;
+use super::Conversion;
 use super::fields::Fields;
 use super::node::Node;
 use crate::api::v1alpha1::FileSpec;
@@ -10,33 +10,33 @@ use crate::decode;
 use crate::oci::Reference;
 use crate::package::component::{check_file, manifests_of, merge_values};
 
-/// What a deployment would put into texts from variables that a JackalPackage has not.
+/// The prefixes of variables that a deployment by the commands would replace.
 const DEPLOYED: [&str; 4] = ["###ZARF_VAR_", "###ZARF_CONST_", "###JACKAL_VAR_", "###JACKAL_CONST_"];
 
-/// Converts a component; nothing where it is not part of the package that is wanted.
-pub(super) fn convert(mut component: Fields, notes: &mut Notes<'_>) -> Option<Node> {
-    let Some(name) = component.text("name", notes) else {
-        notes.leave(component.at("name"), "it is missing: the component is left out");
+/// Converts a component; `None` if it is omitted.
+pub(super) fn convert(mut component: Fields, conversion: &mut Conversion<'_>) -> Option<Node> {
+    let Some(name) = component.text("name", conversion) else {
+        conversion.omit(component.at("name"), "it is missing: the component is omitted");
         return None;
     };
-    component.rename(format!("components[{name}]"));
-    component.of_component(&name);
-    if !is_wanted(&mut component, notes) {
+    component.set_path(format!("components[{name}]"));
+    component.set_component(&name);
+    if !is_included(&mut component, conversion) {
         return None;
     }
-    let description = component.text("description", notes);
-    let required = component.flag("required", notes);
-    let images = images(&mut component, notes);
+    let description = component.text("description", conversion);
+    let required = component.flag("required", conversion);
+    let images = images(&mut component, conversion);
     let manifests: Vec<Node> = component
-        .list("manifests", notes)
+        .list("manifests", conversion)
         .into_iter()
-        .filter_map(|one| manifest(one, notes))
+        .filter_map(|one| manifest(one, conversion))
         .collect();
-    let charts = component.list("charts", notes);
-    let charts: Vec<Node> = charts.into_iter().filter_map(|one| chart(one, notes)).collect();
-    let files = component.list("files", notes);
-    let files: Vec<Node> = files.into_iter().filter_map(|one| file(one, notes)).collect();
-    component.leave_rest(notes);
+    let charts = component.list("charts", conversion);
+    let charts: Vec<Node> = charts.into_iter().filter_map(|one| chart(one, conversion)).collect();
+    let files = component.list("files", conversion);
+    let files: Vec<Node> = files.into_iter().filter_map(|one| file(one, conversion)).collect();
+    component.omit_rest(conversion);
     Some(Node::fields([
         ("name", Some(Node::text(name))),
         ("description", description.map(Node::text)),
@@ -48,67 +48,68 @@ pub(super) fn convert(mut component: Fields, notes: &mut Notes<'_>) -> Option<No
     ]))
 }
 
-/// Whether a component belongs to the flavour and the architecture of the package. Those of others are left out of what
-/// `package create` makes too.
-fn is_wanted(component: &mut Fields, notes: &mut Notes<'_>) -> bool {
+/// Whether a component belongs to the flavour and the architecture of the package. `package create` omits others too.
+fn is_included(component: &mut Fields, conversion: &mut Conversion<'_>) -> bool {
     let path = component.at("only");
-    let Some(mut only) = component.inner("only", notes) else {
+    let Some(mut only) = component.inner("only", conversion) else {
         return true;
     };
-    if let Some(flavor) = only.text("flavor", notes)
-        && flavor != notes.wanted.flavor
+    if let Some(flavor) = only.text("flavor", conversion)
+        && flavor != conversion.options.flavor
     {
-        let why = format!("the component is of the flavour {flavor}: convert with --flavor {flavor} to have it");
-        notes.leave(path, why);
+        let why = format!("the component is of the flavour {flavor}: convert with --flavor {flavor} to include it");
+        conversion.omit(path, why);
         return false;
     }
-    if let Some(mut cluster) = only.inner("cluster", notes) {
-        let architecture = cluster.text("architecture", notes);
-        let package = notes.architecture.clone().unwrap_or_else(|| "amd64".to_owned());
+    if let Some(mut cluster) = only.inner("cluster", conversion) {
+        let architecture = cluster.text("architecture", conversion);
+        let package = conversion.architecture.clone().unwrap_or_else(|| "amd64".to_owned());
         if let Some(architecture) = architecture.filter(|architecture| *architecture != package) {
-            let why = format!("the component is for {architecture}, and the package for {package}");
-            notes.leave(path, why);
+            let why = format!("the component is for {architecture}, but the package for {package}");
+            conversion.omit(path, why);
             return false;
         }
-        cluster.leave_rest(notes);
+        cluster.omit_rest(conversion);
     }
-    only.leave_rest(notes);
+    only.omit_rest(conversion);
     true
 }
 
-fn images(component: &mut Fields, notes: &mut Notes<'_>) -> Vec<Node> {
+fn images(component: &mut Fields, conversion: &mut Conversion<'_>) -> Vec<Node> {
     let mut images = Vec::new();
-    for (path, text) in component.texts("images", notes) {
+    for (path, text) in component.texts("images", conversion) {
         match text.parse::<Reference>() {
             Ok(_) => images.push(Node::text(text)),
-            Err(error) => notes.leave(path, error.to_string()),
+            Err(error) => conversion.omit(path, error.to_string()),
         }
     }
     images
 }
 
-fn manifest(mut fields: Fields, notes: &mut Notes<'_>) -> Option<Node> {
-    let Some(name) = fields.text("name", notes) else {
-        notes.leave(fields.at("name"), "it is missing: the manifests are left out");
+fn manifest(mut fields: Fields, conversion: &mut Conversion<'_>) -> Option<Node> {
+    let Some(name) = fields.text("name", conversion) else {
+        conversion.omit(fields.at("name"), "it is missing: the manifests are omitted");
         return None;
     };
-    let namespace = fields.text("namespace", notes);
+    let namespace = fields.text("namespace", conversion);
     let mut texts = Vec::new();
-    for (path, file) in fields.texts("files", notes) {
+    for (path, file) in fields.texts("files", conversion) {
         if is_remote(&file) {
-            notes.leave(path, format!("{file} is not fetched: write its content as inline"));
+            conversion.omit(path, format!("{file} is not downloaded: write its content as inline"));
             continue;
         }
-        let Some(text) = notes.text(&path, &file) else { continue };
+        let Some(text) = conversion.text(&path, &file) else {
+            continue;
+        };
         match manifests_of(&text) {
             Ok(_) => {
-                warn_of_variables(&path, &file, &text, notes);
+                warn_of_variables(&path, &file, &text, conversion);
                 texts.push(text);
             }
-            Err(why) => notes.leave(path, format!("{file} {why}")),
+            Err(why) => conversion.omit(path, format!("{file} {why}")),
         }
     }
-    fields.leave_rest(notes);
+    fields.omit_rest(conversion);
     let inline = joined(texts)?;
     Some(Node::fields([
         ("name", Some(Node::text(name))),
@@ -117,7 +118,7 @@ fn manifest(mut fields: Fields, notes: &mut Notes<'_>) -> Option<Node> {
     ]))
 }
 
-/// Several texts of YAML as one.
+/// Joins YAML texts to one with several documents; `None` without any.
 fn joined(texts: Vec<String>) -> Option<String> {
     let mut whole: Option<String> = None;
     for text in texts {
@@ -137,14 +138,14 @@ fn joined(texts: Vec<String>) -> Option<String> {
     whole
 }
 
-fn chart(mut fields: Fields, notes: &mut Notes<'_>) -> Option<Node> {
-    let (path, name) = (fields.at("name"), fields.text("name", notes));
-    let (url, version) = (fields.text("url", notes), fields.text("version", notes));
-    let namespace = fields.text("namespace", notes);
+fn chart(mut fields: Fields, conversion: &mut Conversion<'_>) -> Option<Node> {
+    let (path, name) = (fields.at("name"), fields.text("name", conversion));
+    let (url, version) = (fields.text("url", conversion), fields.text("version", conversion));
+    let namespace = fields.text("namespace", conversion);
     let (Some(name), Some(url), Some(version), Some(namespace)) = (name, url, version, namespace) else {
-        notes.leave(
+        conversion.omit(
             path.trim_end_matches(".name"),
-            "charts come from a registry or a chart repository, with a version and a namespace; push a local one by `helm push`: it is left out",
+            "charts must be in a registry or a chart repository, with a version and a namespace; push a local one with `helm push`: it is omitted",
         );
         return None;
     };
@@ -152,29 +153,29 @@ fn chart(mut fields: Fields, notes: &mut Notes<'_>) -> Option<Node> {
         "{}[{name}]",
         path.rsplit_once('[').map_or(path.as_str(), |(list, _)| list)
     );
-    fields.rename(path.clone());
+    fields.set_path(path.clone());
     let in_registry = url.starts_with("oci://");
     if !in_registry && (!is_remote(&url) || is_git(&url)) {
-        notes.leave(
+        conversion.omit(
             path,
-            format!("{url} is a git repository: push the chart by `helm push`; it is left out"),
+            format!("{url} is a git repository: push the chart with `helm push`; it is omitted"),
         );
         return None;
     }
-    let mut release = fields.text("releaseName", notes);
-    let mut called = name.clone();
-    match fields.text("repoName", notes) {
-        // The name by which the repository knows it; the commands call the release after the other.
+    let mut release = fields.text("releaseName", conversion);
+    let mut chart_name = name.clone();
+    match fields.text("repoName", conversion) {
+        // The chart's name in the repository; the commands name the release after `name`.
         Some(own) if !in_registry && own != name => {
             release = release.or(Some(name));
-            called = own;
+            chart_name = own;
         }
         _ => {}
     }
-    let values = values(&mut fields, notes);
-    fields.leave_rest(notes);
+    let values = values(&mut fields, conversion);
+    fields.omit_rest(conversion);
     Some(Node::fields([
-        ("name", Some(Node::text(called))),
+        ("name", Some(Node::text(chart_name))),
         ("version", Some(Node::text(version))),
         ("namespace", Some(Node::text(namespace))),
         ("releaseName", release.map(Node::text)),
@@ -186,43 +187,47 @@ fn chart(mut fields: Fields, notes: &mut Notes<'_>) -> Option<Node> {
     ]))
 }
 
-/// The values of a chart's files, later ones over earlier ones.
-fn values(fields: &mut Fields, notes: &mut Notes<'_>) -> Map<String, Value> {
+/// The values of a chart's files; later ones override earlier ones.
+fn values(fields: &mut Fields, conversion: &mut Conversion<'_>) -> Map<String, Value> {
     let mut values = Map::new();
-    for (path, file) in fields.texts("valuesFiles", notes) {
+    for (path, file) in fields.texts("valuesFiles", conversion) {
         if is_remote(&file) {
-            notes.leave(path, format!("{file} is not fetched: write its content as values"));
+            conversion.omit(path, format!("{file} is not downloaded: write its content as values"));
             continue;
         }
-        let Some(text) = notes.text(&path, &file) else { continue };
+        let Some(text) = conversion.text(&path, &file) else {
+            continue;
+        };
         match decode::yaml(&text) {
             Ok(Value::Object(over)) => {
-                warn_of_variables(&path, &file, &text, notes);
+                warn_of_variables(&path, &file, &text, conversion);
                 merge_values(&mut values, over);
             }
             Ok(Value::Null) => {}
-            _ => notes.leave(path, format!("{file} is not the YAML of a chart's values")),
+            _ => conversion.omit(path, format!("{file} is not YAML with a chart's values")),
         }
     }
     values
 }
 
-fn file(mut fields: Fields, notes: &mut Notes<'_>) -> Option<Node> {
+fn file(mut fields: Fields, conversion: &mut Conversion<'_>) -> Option<Node> {
     let path = fields.at("source");
     let whole = path.trim_end_matches(".source").to_owned();
-    let (source, target) = (fields.text("source", notes), fields.text("target", notes));
+    let (source, target) = (fields.text("source", conversion), fields.text("target", conversion));
     let (Some(source), Some(target)) = (source, target) else {
-        notes.leave(whole, "it has no source or no target: it is left out");
+        conversion.omit(whole, "it has no source or no target: it is omitted");
         return None;
     };
-    let sha256 = fields.text("shasum", notes).map(|digest| digest.to_ascii_lowercase());
-    let executable = fields.flag("executable", notes);
-    let extracted = fields.text("extractPath", notes).is_some();
-    fields.leave_rest(notes);
+    let sha256 = fields
+        .text("shasum", conversion)
+        .map(|digest| digest.to_ascii_lowercase());
+    let executable = fields.flag("executable", conversion);
+    let extracted = fields.text("extractPath", conversion).is_some();
+    fields.omit_rest(conversion);
     if extracted {
-        notes.leave(
+        conversion.omit(
             whole,
-            "archives are not unpacked: give the url of the file itself; it is left out",
+            "archives are not unpacked: give the url of the file itself; it is omitted",
         );
         return None;
     }
@@ -235,28 +240,28 @@ fn file(mut fields: Fields, notes: &mut Notes<'_>) -> Option<Node> {
     };
     if is_remote(&source) {
         let Some(sha256) = sha256 else {
-            notes.leave(
+            conversion.omit(
                 path,
-                format!("{source} has no shasum, without which nothing is fetched: it is left out"),
+                format!("{source} has no shasum, which a download needs: it is omitted"),
             );
             return None;
         };
         (spec.url, spec.sha256) = (Some(source), Some(sha256));
     } else {
-        let text = notes.text(&path, &source)?;
+        let text = conversion.text(&path, &source)?;
         let found = crate::oci::Digest::of(text.as_bytes());
         if sha256.is_some_and(|sha256| sha256 != found.hex()) {
-            notes.leave(
+            conversion.omit(
                 path,
-                format!("{source} has another SHA-256 than its shasum: it is left out"),
+                format!("{source} has another SHA-256 than its shasum: it is omitted"),
             );
             return None;
         }
-        warn_of_variables(&path, &source, &text, notes);
+        warn_of_variables(&path, &source, &text, conversion);
         spec.inline = Some(text);
     }
     if let Err(fault) = check_file(&spec) {
-        notes.leave(whole, format!("{}; it is left out", fault.message));
+        conversion.omit(whole, format!("{}; it is omitted", fault.message));
         return None;
     }
     Some(Node::fields([
@@ -272,23 +277,21 @@ fn is_remote(text: &str) -> bool {
     text.starts_with("https://") || text.starts_with("http://")
 }
 
-/// Whether the commands would clone it.
+/// Whether the commands would clone it as a git repository.
 fn is_git(url: &str) -> bool {
     let bare = url.rsplit_once('@').map_or(url, |(bare, _)| bare);
     bare.ends_with(".git")
 }
 
-fn warn_of_variables(path: &str, file: &str, text: &str, notes: &mut Notes<'_>) {
+fn warn_of_variables(path: &str, file: &str, text: &str, conversion: &mut Conversion<'_>) {
     let found = DEPLOYED.iter().find_map(|template| {
         let rest = &text[text.find(template)?..];
         rest.get(3..)?.find("###").map(|end| rest[..end + 6].to_owned())
     });
     if let Some(found) = found {
-        notes.leave(
+        conversion.omit(
             path,
-            format!(
-                "{file} is carried with {found}, which nothing fills in when the package is deployed: write it out"
-            ),
+            format!("{file} contains {found}, which is not replaced when the package is deployed: write the value"),
         );
     }
 }

@@ -1,14 +1,14 @@
-//! The fields of a definition, taken one by one.
+//! The fields of a definition, which are removed one by one.
 
 use serde_json::{Map, Value};
 
-use super::Notes;
+use super::Conversion;
 
-/// What the commands put in for the name of the component, while a package is created.
+/// The template for the component's name, which the commands replace when they create a package.
 const COMPONENT: &str = "###ZARF_COMPONENT_NAME###";
-/// What they put in for the package's architecture.
+/// The template for the package's architecture.
 const ARCHITECTURE: &str = "###ZARF_PKG_ARCH###";
-/// What they ask for while a package is created.
+/// The prefixes of templates for which the commands ask when they create a package.
 const TEMPLATES: [&str; 4] = [
     "###ZARF_PKG_TMPL_",
     "###ZARF_PKG_VAR_",
@@ -16,17 +16,17 @@ const TEMPLATES: [&str; 4] = [
     "###JACKAL_PKG_VAR_",
 ];
 
-/// Fields of an object that nobody took yet.
+/// The fields of an object that are not converted yet.
 pub(super) struct Fields {
     path: String,
-    /// Whose name is put in.
+    /// The name that replaces [`COMPONENT`].
     component: Option<String>,
     left: Map<String, Value>,
 }
 
 impl Fields {
-    /// The fields of `value`, which stands at `path`.
-    pub fn of(value: Value, path: &str, notes: &mut Notes<'_>) -> Option<Self> {
+    /// The fields of `value` at `path`.
+    pub fn of(value: Value, path: &str, conversion: &mut Conversion<'_>) -> Option<Self> {
         match value {
             Value::Object(left) => Some(Self {
                 path: path.to_owned(),
@@ -35,7 +35,7 @@ impl Fields {
             }),
             Value::Null => None,
             _ => {
-                notes.leave(path, "it has no fields");
+                conversion.omit(path, "it is not an object");
                 None
             }
         }
@@ -49,52 +49,54 @@ impl Fields {
         }
     }
 
-    /// Names what it is the part of, once that is known: `components[web]` instead of `components[0]`.
-    pub fn rename(&mut self, path: String) {
+    /// Replaces an index in the path by a name: `components[web]` instead of `components[0]`.
+    pub fn set_path(&mut self, path: String) {
         self.path = path;
     }
 
-    /// Says whose name is put in for the template of it.
-    pub fn of_component(&mut self, name: &str) {
+    /// Sets the component whose name replaces its template.
+    pub fn set_component(&mut self, name: &str) {
         self.component = Some(name.to_owned());
     }
 
-    /// Passes over a field that means nothing here.
+    /// Ignores a field that has no meaning in a JackalPackage.
     pub fn drop(&mut self, key: &str) {
         self.left.remove(key);
     }
 
-    /// Takes a text, unless it is empty or cannot be known.
-    pub fn text(&mut self, key: &str, notes: &mut Notes<'_>) -> Option<String> {
+    /// Removes and returns a text, unless it is empty or has unknown templates.
+    pub fn text(&mut self, key: &str, conversion: &mut Conversion<'_>) -> Option<String> {
         let path = self.at(key);
         match self.left.remove(key)? {
             Value::String(text) if text.is_empty() => None,
-            Value::String(text) => self.filled(text, &path, notes),
+            Value::String(text) => self.fill_templates(text, &path, conversion),
             Value::Null => None,
-            // `version: 1.0` of somebody who forgot the quotes, which the commands take too.
+            // `version: 1.0` without quotes, which the commands accept too.
             Value::Number(number) => Some(number.to_string()),
             _ => {
-                notes.leave(path, "it is no text");
+                conversion.omit(path, "it is not a text");
                 None
             }
         }
     }
 
-    /// `text` with what a creation puts in, or nothing when only a person could say.
-    fn filled(&self, text: String, path: &str, notes: &mut Notes<'_>) -> Option<String> {
+    /// `text` with its templates replaced, or `None` if a value is unknown.
+    fn fill_templates(&self, text: String, path: &str, conversion: &mut Conversion<'_>) -> Option<String> {
         let mut text = text;
         if let Some(component) = &self.component {
             text = text.replace(COMPONENT, component);
         }
-        if let Some(architecture) = &notes.architecture {
+        if let Some(architecture) = &conversion.architecture {
             text = text.replace(ARCHITECTURE, architecture);
         }
         let asked = TEMPLATES.iter().find(|template| text.contains(*template));
         match asked.is_some() || text.contains(ARCHITECTURE) || text.contains(COMPONENT) {
             true => {
-                notes.leave(
+                conversion.omit(
                     path,
-                    format!("`{text}` has a template, which is filled in when a package is created: write it out"),
+                    format!(
+                        "`{text}` has a template, which is replaced only when a package is created: write its value"
+                    ),
                 );
                 None
             }
@@ -102,113 +104,113 @@ impl Fields {
         }
     }
 
-    /// Takes a yes or no; no where it is missing.
-    pub fn flag(&mut self, key: &str, notes: &mut Notes<'_>) -> bool {
+    /// Removes and returns a boolean; false if it is missing.
+    pub fn flag(&mut self, key: &str, conversion: &mut Conversion<'_>) -> bool {
         let path = self.at(key);
         match self.left.remove(key) {
             None | Some(Value::Null) => false,
             Some(Value::Bool(set)) => set,
             Some(_) => {
-                notes.leave(path, "it is neither true nor false");
+                conversion.omit(path, "it is neither true nor false");
                 false
             }
         }
     }
 
-    /// Takes the fields of a field.
-    pub fn inner(&mut self, key: &str, notes: &mut Notes<'_>) -> Option<Fields> {
+    /// Removes and returns the fields of an object.
+    pub fn inner(&mut self, key: &str, conversion: &mut Conversion<'_>) -> Option<Fields> {
         let path = self.at(key);
         let value = self.left.remove(key)?;
-        let mut fields = Self::of(value, &path, notes)?;
+        let mut fields = Self::of(value, &path, conversion)?;
         fields.component = self.component.clone();
         Some(fields)
     }
 
-    /// Takes a list of objects.
-    pub fn list(&mut self, key: &str, notes: &mut Notes<'_>) -> Vec<Fields> {
+    /// Removes and returns a list of objects.
+    pub fn list(&mut self, key: &str, conversion: &mut Conversion<'_>) -> Vec<Fields> {
         let path = self.at(key);
         let component = self.component.clone();
-        let items = self.items(key, notes).into_iter().enumerate();
+        let items = self.items(key, conversion).into_iter().enumerate();
         items
             .filter_map(|(index, value)| {
-                let mut fields = Self::of(value, &format!("{path}[{index}]"), notes)?;
+                let mut fields = Self::of(value, &format!("{path}[{index}]"), conversion)?;
                 fields.component = component.clone();
                 Some(fields)
             })
             .collect()
     }
 
-    /// Takes a list of texts with their paths.
-    pub fn texts(&mut self, key: &str, notes: &mut Notes<'_>) -> Vec<(String, String)> {
+    /// Removes and returns a list of texts with their paths.
+    pub fn texts(&mut self, key: &str, conversion: &mut Conversion<'_>) -> Vec<(String, String)> {
         let path = self.at(key);
-        let items = self.items(key, notes).into_iter().enumerate();
+        let items = self.items(key, conversion).into_iter().enumerate();
         let mut texts = Vec::new();
         for (index, value) in items {
             let path = format!("{path}[{index}]");
             match value {
                 Value::String(text) => {
-                    if let Some(text) = self.filled(text, &path, notes) {
+                    if let Some(text) = self.fill_templates(text, &path, conversion) {
                         texts.push((path, text));
                     }
                 }
-                _ => notes.leave(path, "it is no text"),
+                _ => conversion.omit(path, "it is not a text"),
             }
         }
         texts
     }
 
-    fn items(&mut self, key: &str, notes: &mut Notes<'_>) -> Vec<Value> {
+    fn items(&mut self, key: &str, conversion: &mut Conversion<'_>) -> Vec<Value> {
         let path = self.at(key);
         match self.left.remove(key) {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(items)) => items,
             Some(_) => {
-                notes.leave(path, "it is no list");
+                conversion.omit(path, "it is not a list");
                 Vec::new()
             }
         }
     }
 
-    /// Leaves out what nobody took and that says something.
-    pub fn leave_rest(self, notes: &mut Notes<'_>) {
+    /// Reports the remaining fields that are not empty as omitted.
+    pub fn omit_rest(self, conversion: &mut Conversion<'_>) {
         for (key, value) in &self.left {
-            let says_nothing = match value {
+            let is_empty = match value {
                 Value::Null | Value::Bool(false) => true,
                 Value::String(text) => text.is_empty(),
                 Value::Array(items) => items.is_empty(),
                 Value::Object(fields) => fields.is_empty(),
                 _ => false,
             };
-            if !says_nothing {
-                notes.leave(self.at(key), why(key));
+            if !is_empty {
+                conversion.omit(self.at(key), why(key));
             }
         }
     }
 }
 
-/// Why a field cannot be carried over, and what to do instead.
+/// Why a field cannot be converted, and what to do instead.
 fn why(key: &str) -> &'static str {
     match key {
-        "actions" | "scripts" => "nothing is run: deploy by Flux, Argo CD or a Job what has to be run",
-        "constants" | "variables" => "nothing is filled in when the package is deployed: write the values out",
+        "actions" | "scripts" => "commands are not run: use Flux, Argo CD or a Job",
+        "constants" | "variables" => "values are not replaced when the package is deployed: write them into the files",
         "values" | "templatedValuesFiles" | "template" | "stateAccess" => {
-            "nothing is filled in when the package is deployed: write it out"
+            "templates are not replaced when the package is deployed: write the values into the files"
         }
-        "import" => "other definitions are not read: convert the imported one, and put its components here",
-        "repos" => "git repositories are not carried: push them there by other means",
-        "dataInjections" => "nothing is copied into running pods: bring the data as an image",
+        "import" => "other definitions are not read: convert the imported one and add its components",
+        "repos" => "git repositories are not packaged: transfer them by other means",
+        "dataInjections" => "data is not copied into running pods: put it into an image",
         "imageArchives" => "archives of images are not read: push the images to a registry, or load them into docker",
-        "kustomizations" => "nothing is rendered: write what `kustomize build` prints as a manifest",
-        "healthChecks" => "nothing is waited for: Flux and Argo CD check what they deploy",
-        "group" => "a deployment does not choose among components: name those that it takes",
-        "default" => "a deployment does not ask: set required, or name the component when it is deployed",
-        "documentation" => "documents are not carried: keep them beside the package",
-        "only" | "localOS" | "distros" => "a component is not held back from any machine or cluster",
+        "kustomizations" => "kustomizations are not rendered: use the output of `kustomize build` as a manifest",
+        "healthChecks" => "there are no health checks: Flux and Argo CD check what they deploy",
+        "group" => "a deployment does not choose among components: name those to deploy",
+        "default" => "a deployment does not ask: set required, or name the component when deploying",
+        "documentation" => "documentation is not packaged: keep it separately",
+        "only" | "localOS" | "distros" => "components are not restricted to machines or clusters",
         "extractPath" => "archives are not unpacked: give the url of the file itself",
-        "symlinks" => "links are not made",
+        "symlinks" => "symbolic links are not created",
         "noWait" => "a deployment waits for what it applies",
-        "serverSideApply" | "schemaValidation" => "a deployment does as it does by default",
-        "gitPath" | "localPath" => "charts come from a registry or a chart repository: push it by `helm push`",
-        _ => "a JackalPackage has nothing like it",
+        "serverSideApply" | "schemaValidation" => "a deployment uses the default",
+        "gitPath" | "localPath" => "charts must be in a registry or a chart repository: push it with `helm push`",
+        _ => "a JackalPackage has no equivalent",
     }
 }

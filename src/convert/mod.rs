@@ -14,31 +14,31 @@ use self::node::Node;
 use crate::api::v1alpha1::JackalPackage;
 use crate::package::{Definition, Plan};
 
-/// The most bytes that a JackalPackage takes of the texts of local files: an API server takes some more of an object.
+/// The most bytes of local files in a JackalPackage; the API server's limit for an object is a little higher.
 const INLINE_LIMIT: usize = 1_000_000;
 
-/// What is asked for beside the definition.
+/// Options of a conversion.
 #[derive(Clone, Debug, Default)]
 pub struct ConvertOptions {
-    /// The flavour of the package: components of other flavours are left out, as `package create --flavor` does.
+    /// The flavour of the package: components of other flavours are omitted, as by `package create --flavor`.
     pub flavor: String,
 }
 
-/// A package that was converted.
+/// A converted package.
 #[derive(Clone, Debug)]
 pub struct Converted {
-    /// The JackalPackage as YAML, with what it lacks as comments before it.
+    /// The JackalPackage as YAML, preceded by comments with the omissions.
     pub yaml: String,
-    /// The same, read.
+    /// The same, parsed.
     pub package: JackalPackage,
-    /// What could not be carried over, in the order of the definition.
+    /// What could not be converted, in the order of the definition.
     pub left_out: Vec<Omission>,
 }
 
-/// A part of a definition that could not be carried over.
+/// A part of a definition that could not be converted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Omission {
-    /// Where it stands: `components[web].actions`.
+    /// Its path: `components[web].actions`.
     pub path: String,
     /// Why, and what to do instead.
     pub why: String,
@@ -52,34 +52,34 @@ impl std::fmt::Display for Omission {
 
 /// The local files of a definition.
 pub trait Files {
-    /// The content of a file of at most `limit` bytes, by its path as the definition writes it. The error says what is
-    /// wrong with the file.
+    /// The content of a file of at most `limit` bytes, by its path in the definition. The error completes a sentence about the
+    /// file, such as `is too long`.
     fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, String>;
 }
 
-/// What is noted on the way through a definition.
-struct Notes<'a> {
+/// The state of a conversion.
+struct Conversion<'a> {
     files: &'a dyn Files,
-    wanted: &'a ConvertOptions,
+    options: &'a ConvertOptions,
     architecture: Option<String>,
     left_out: Vec<Omission>,
     inlined: usize,
 }
 
-impl Notes<'_> {
-    fn leave(&mut self, path: impl Into<String>, why: impl Into<String>) {
+impl Conversion<'_> {
+    fn omit(&mut self, path: impl Into<String>, why: impl Into<String>) {
         self.left_out.push(Omission {
             path: path.into(),
             why: why.into(),
         });
     }
 
-    /// The text of a local file, or nothing when it was left out.
+    /// The text of a local file, or `None` if it is omitted.
     fn text(&mut self, at: &str, path: &str) -> Option<String> {
         let left = INLINE_LIMIT.saturating_sub(self.inlined);
         let read = self.files.read(path, left).and_then(|content| {
             String::from_utf8(content).map_err(|_| {
-                "is no text, and only text can stand in a JackalPackage: give it a url and sha256".to_owned()
+                "is not text, and a JackalPackage can only contain text: give it a url and sha256".to_owned()
             })
         });
         match read {
@@ -88,53 +88,54 @@ impl Notes<'_> {
                 Some(text)
             }
             Err(why) => {
-                self.leave(at, format!("{path} {why}"));
+                self.omit(at, format!("{path} {why}"));
                 None
             }
         }
     }
 }
 
-/// Converts `definition`, the text of a `jackal.yaml` or `zarf.yaml`. The error says why nothing of it can be.
-pub fn convert(definition: &str, files: &dyn Files, wanted: &ConvertOptions) -> Result<Converted, String> {
-    // The commands take a bare `yes` or `n` for a text.
-    let options = serde_saphyr::options! {
+/// Converts `definition`, the text of a `jackal.yaml` or `zarf.yaml`. The error completes a sentence about the definition, such
+/// as `has no metadata`.
+pub fn convert(definition: &str, files: &dyn Files, options: &ConvertOptions) -> Result<Converted, String> {
+    // The commands read an unquoted `yes` or `n` as a text.
+    let yaml_options = serde_saphyr::options! {
         strict_booleans: true,
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
     };
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(definition, options)
+    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(definition, yaml_options)
         .map_err(|error| format!("is not YAML: {error}"))?;
-    let (whole, naming) = choose(documents)?;
-    let mut notes = Notes {
+    let (whole, naming) = select(documents)?;
+    let mut conversion = Conversion {
         files,
-        wanted,
+        options,
         architecture: None,
         left_out: Vec::new(),
         inlined: 0,
     };
-    let mut whole = Fields::of(whole, "", &mut notes).ok_or("is no package definition")?;
+    let mut whole = Fields::of(whole, "", &mut conversion).ok_or("is not a package definition")?;
     for known in ["apiVersion", "kind", "build"] {
         whole.drop(known);
     }
-    let mut metadata = whole.inner("metadata", &mut notes).ok_or("has no metadata")?;
-    let name = metadata.text("name", &mut notes).ok_or("has no metadata.name")?;
-    let version = version(&mut metadata, &mut notes);
-    let description = metadata.text("description", &mut notes);
-    let architecture = metadata.text("architecture", &mut notes);
-    notes.architecture = architecture.clone();
+    let mut metadata = whole.inner("metadata", &mut conversion).ok_or("has no metadata")?;
+    let name = metadata.text("name", &mut conversion).ok_or("has no metadata.name")?;
+    let version = version(&mut metadata, &mut conversion);
+    let description = metadata.text("description", &mut conversion);
+    let architecture = metadata.text("architecture", &mut conversion);
+    conversion.architecture = architecture.clone();
     // The commands compute it.
     metadata.drop("aggregateChecksum");
-    // An artifact in a registry is no file that could be compressed.
+    // It only applies to packages in files.
     metadata.drop("uncompressed");
-    metadata.leave_rest(&mut notes);
-    let components = whole.list("components", &mut notes);
+    metadata.omit_rest(&mut conversion);
+    let components = whole.list("components", &mut conversion);
     let mut converted = Vec::new();
     for component in components {
-        converted.extend(component::convert(component, &mut notes));
+        converted.extend(component::convert(component, &mut conversion));
     }
-    whole.leave_rest(&mut notes);
+    whole.omit_rest(&mut conversion);
     if converted.is_empty() {
-        return Err("has no component that could be carried over".to_owned());
+        return Err("has no component that could be converted".to_owned());
     }
     let spec = Node::fields([
         ("version", Some(Node::text(version))),
@@ -149,12 +150,12 @@ pub fn convert(definition: &str, files: &dyn Files, wanted: &ConvertOptions) -> 
         ("metadata", Some(Node::fields([("name", Some(Node::text(name)))]))),
         ("spec", Some(spec)),
     ]);
-    written(&package, notes.left_out)
+    finish(&package, conversion.left_out)
 }
 
-/// The definition among the documents of a file, and the naming of its images. Of two versions of one definition the
-/// elder is read.
-fn choose(documents: Vec<Value>) -> Result<(Value, &'static str), String> {
+/// Selects the definition among the documents of a file, and the naming of its images. Of two API versions of a definition
+/// the older is used.
+fn select(documents: Vec<Value>) -> Result<(Value, &'static str), String> {
     let mut kinds = Vec::new();
     for document in documents {
         let kind = document["kind"]
@@ -170,7 +171,7 @@ fn choose(documents: Vec<Value>) -> Result<(Value, &'static str), String> {
         }
     }
     Err(format!(
-        "holds no JackalPackageConfig and no ZarfPackageConfig of v1alpha1, but {}",
+        "contains no JackalPackageConfig and no ZarfPackageConfig of v1alpha1, but {}",
         match kinds.is_empty() {
             true => "nothing".to_owned(),
             false => kinds.join(", "),
@@ -178,39 +179,39 @@ fn choose(documents: Vec<Value>) -> Result<(Value, &'static str), String> {
     ))
 }
 
-/// The version, which is a tag here.
-fn version(metadata: &mut Fields, notes: &mut Notes<'_>) -> String {
-    let Some(version) = metadata.text("version", notes) else {
-        notes.leave(
+/// The version as a valid tag.
+fn version(metadata: &mut Fields, conversion: &mut Conversion<'_>) -> String {
+    let Some(version) = metadata.text("version", conversion) else {
+        conversion.omit(
             "metadata.version",
-            "it is missing, and a JackalPackage has one: 0.0.1 stands there, correct it",
+            "it is missing, but a JackalPackage needs one: it is set to 0.0.1, correct it",
         );
         return "0.0.1".to_owned();
     };
     let tag = version.replace('+', "_");
     if tag != version {
-        notes.leave(
+        conversion.omit(
             "metadata.version",
-            format!("`{version}` has a '+', which no registry takes in a tag: it is `{tag}`"),
+            format!("`{version}` has a '+', which registries refuse in a tag: it is changed to `{tag}`"),
         );
     }
     tag
 }
 
-fn written(package: &Node, left_out: Vec<Omission>) -> Result<Converted, String> {
+fn finish(package: &Node, left_out: Vec<Omission>) -> Result<Converted, String> {
     let mut body = String::new();
     serde_saphyr::to_fmt_writer(&mut body, package).map_err(|error| format!("cannot be written as YAML: {error}"))?;
     let value = serde_json::to_value(package).map_err(|error| error.to_string())?;
     let package: JackalPackage =
         serde_json::from_value(value).map_err(|error| format!("does not become a JackalPackage: {error}"))?;
-    // What comes out can be applied, or nothing does.
+    // The result must be valid.
     let name = package.metadata.name.clone().unwrap_or_default();
     Plan::of_package(&name, &package.spec, "127.0.0.1:31999", "")
         .and_then(|plan| Definition::of(&name, &package.spec, &plan))
         .map_err(|fault| format!("does not become a JackalPackage: {}", fault.message))?;
     let mut yaml = String::new();
     if !left_out.is_empty() {
-        yaml.push_str("# Not carried over:\n");
+        yaml.push_str("# Not converted:\n");
         for part in &left_out {
             let line: String = part.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
             yaml.push_str(&format!("# - {line}\n"));

@@ -1,4 +1,4 @@
-//! A document whose fields keep the order in which a person would write them.
+//! A YAML document whose fields keep the order in which a person would write them.
 
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Value;
@@ -16,7 +16,7 @@ impl Node {
         Self::Value(Value::String(text.into()))
     }
 
-    /// The fields that there are.
+    /// An object with the fields that are not `None`.
     pub fn fields(fields: impl IntoIterator<Item = (&'static str, Option<Node>)>) -> Self {
         Self::Fields(
             fields
@@ -26,12 +26,12 @@ impl Node {
         )
     }
 
-    /// A list, unless it is empty.
+    /// A list; `None` if it is empty.
     pub fn list(nodes: Vec<Node>) -> Option<Self> {
         (!nodes.is_empty()).then_some(Self::List(nodes))
     }
 
-    /// A field that is only written when it is true.
+    /// The value of a field that is only written if it is true.
     pub fn flag(set: bool) -> Option<Self> {
         set.then_some(Self::Value(Value::Bool(true)))
     }

@@ -35,7 +35,7 @@ fn converted(text: &str) -> Converted {
     convert(text, &folder(), &ConvertOptions::default()).unwrap()
 }
 
-fn left(converted: &Converted) -> Vec<String> {
+fn omitted_paths(converted: &Converted) -> Vec<String> {
     converted.left_out.iter().map(|part| part.path.clone()).collect()
 }
 
@@ -45,7 +45,7 @@ fn spec(converted: &Converted) -> Value {
 }
 
 #[test]
-fn what_both_know_is_carried_whole() {
+fn supported_fields_are_converted() {
     let converted = converted(
         "
 kind: ZarfPackageConfig
@@ -97,10 +97,8 @@ components:
     );
 }
 
-#[test]
-fn what_only_the_commands_know_is_told() {
-    let converted = converted(
-        "
+/// A definition with fields that a JackalPackage does not support.
+const UNSUPPORTED: &str = "
 kind: JackalPackageConfig
 apiVersion: jackal.dev/v1alpha1
 metadata: {name: big, version: 1.0.0+build, url: https://x, yolo: false}
@@ -134,10 +132,13 @@ components:
   - {source: config.txt, target: /x, symlinks: [/y]}
 - {name: b, only: {flavor: upstream}, images: [x]}
 - {name: c, only: {cluster: {architecture: arm64}}, images: [x]}
-",
-    );
+";
+
+#[test]
+fn unsupported_fields_are_reported() {
+    let converted = converted(UNSUPPORTED);
     assert_eq!(
-        left(&converted),
+        omitted_paths(&converted),
         [
             "metadata.version",
             "metadata.url",
@@ -188,7 +189,7 @@ components:
         json!({"image": {"tag": 2, "pull": null}, "on": true, "replicas": 2})
     );
     assert_eq!(a["files"].as_array().unwrap().len(), 1);
-    // Each stands in the file too, in one line.
+    // Each is also in the file, in one line.
     let comments = converted.yaml.lines().take_while(|line| line.starts_with('#')).count();
     assert_eq!(comments, converted.left_out.len() + 1);
     let variable = converted
@@ -200,7 +201,7 @@ components:
 }
 
 #[test]
-fn a_flavour_is_chosen() {
+fn components_of_other_flavours_are_omitted() {
     let text = "
 kind: ZarfPackageConfig
 metadata: {name: a, version: '1'}
@@ -209,17 +210,17 @@ components:
 - {name: x, only: {flavor: hardened}, images: [a:2]}
 - {name: y, images: [b:1]}
 ";
-    let wanted = ConvertOptions {
+    let options = ConvertOptions {
         flavor: "hardened".to_owned(),
     };
-    let converted = convert(text, &folder(), &wanted).unwrap();
-    assert_eq!(left(&converted), ["components[x].only"]);
+    let converted = convert(text, &folder(), &options).unwrap();
+    assert_eq!(omitted_paths(&converted), ["components[x].only"]);
     let spec = spec(&converted);
     assert_eq!(spec["components"][0], json!({"name": "x", "images": ["a:2"]}));
 }
 
 #[test]
-fn what_is_no_definition_is_refused() {
+fn an_invalid_definition_is_refused() {
     let why = |text: &str| convert(text, &folder(), &ConvertOptions::default()).unwrap_err();
     assert!(why("a: [").starts_with("is not YAML"));
     assert!(why("").ends_with("but nothing"));
@@ -233,7 +234,7 @@ fn what_is_no_definition_is_refused() {
         "has no metadata.name"
     );
     let empty = "kind: ZarfPackageConfig\nmetadata: {name: a}\ncomponents: []";
-    assert_eq!(why(empty), "has no component that could be carried over");
+    assert_eq!(why(empty), "has no component that could be converted");
     let twice = "kind: ZarfPackageConfig\nmetadata: {name: a}\ncomponents: [{name: b}, {name: b}]";
     assert!(why(twice).contains("two components are called `b`"));
     let spaced = "kind: ZarfPackageConfig\nmetadata: {name: a, version: 'one two'}\ncomponents: [{name: b}]";
@@ -241,8 +242,8 @@ fn what_is_no_definition_is_refused() {
 }
 
 #[test]
-fn nothing_of_a_definition_is_lost_without_a_word() {
-    // Every field of Zarf's schema that has a value is either carried or told.
+fn every_field_is_converted_or_reported() {
+    // Every field of Zarf's schema with a value is either converted or reported.
     let text = "
 kind: ZarfPackageConfig
 metadata: {name: a, version: '1', url: u, image: i, authors: x, documentation: d, source: s, vendor: v, yolo: true, annotations: {a: b}, allowNamespaceOverride: true}
@@ -269,26 +270,26 @@ components:
   future: {field: 1}
 ";
     let known: Value = serde_saphyr::from_str(text).unwrap();
-    let left = left(&converted(text));
-    let told = |path: &str| left.iter().any(|one| one == path);
+    let omitted = omitted_paths(&converted(text));
+    let reported = |path: &str| omitted.iter().any(|one| one == path);
     for key in known["metadata"]
         .as_object()
         .unwrap()
         .keys()
         .filter(|key| !["name", "version"].contains(&key.as_str()))
     {
-        assert!(told(&format!("metadata.{key}")), "{key}");
+        assert!(reported(&format!("metadata.{key}")), "{key}");
     }
-    let carried = ["name", "only", "manifests", "charts", "files"];
+    let supported = ["name", "only", "manifests", "charts", "files"];
     for key in known["components"][0]
         .as_object()
         .unwrap()
         .keys()
-        .filter(|key| !carried.contains(&key.as_str()))
+        .filter(|key| !supported.contains(&key.as_str()))
     {
-        assert!(told(&format!("components[a].{key}")), "{key}");
+        assert!(reported(&format!("components[a].{key}")), "{key}");
     }
-    let carried = ["name", "files", "url", "version", "namespace", "source", "target"];
+    let supported = ["name", "files", "url", "version", "namespace", "source", "target"];
     for (list, at) in [
         ("manifests", "manifests[0]"),
         ("charts", "charts[c]"),
@@ -296,7 +297,7 @@ components:
     ] {
         for key in known["components"][0][list][0].as_object().unwrap().keys() {
             assert!(
-                carried.contains(&key.as_str()) || told(&format!("components[a].{at}.{key}")),
+                supported.contains(&key.as_str()) || reported(&format!("components[a].{at}.{key}")),
                 "{list} {key}"
             );
         }
@@ -312,9 +313,9 @@ impl Files for Golden {
     }
 }
 
-/// `JACKAL_BLESS=1` writes the expected packages anew.
+/// `JACKAL_BLESS=1` overwrites the expected packages.
 #[test]
-fn golden_definitions_become_what_they_became_before() {
+fn golden_definitions_have_the_expected_packages() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/convert");
     let cases = [
         ("shop", "jackal.yaml", ""),
@@ -324,10 +325,10 @@ fn golden_definitions_become_what_they_became_before() {
     for (case, file, flavor) in cases {
         let folder = folder.join(case);
         let definition = std::fs::read_to_string(folder.join(file)).unwrap();
-        let wanted = ConvertOptions {
+        let options = ConvertOptions {
             flavor: flavor.to_owned(),
         };
-        let converted = convert(&definition, &Golden(folder.clone()), &wanted).unwrap();
+        let converted = convert(&definition, &Golden(folder.clone()), &options).unwrap();
         let expected = folder.join("expected.yaml");
         if std::env::var_os("JACKAL_BLESS").is_some() {
             std::fs::write(&expected, &converted.yaml).unwrap();
@@ -337,15 +338,15 @@ fn golden_definitions_become_what_they_became_before() {
             std::fs::read_to_string(&expected).unwrap_or_default(),
             "{case}"
         );
-        means_the_same(&serde_saphyr::from_str(&definition).unwrap(), &converted);
+        assert_equivalent(&serde_saphyr::from_str(&definition).unwrap(), &converted);
     }
 }
 
-/// What was not told to be left out stands in the definition that our artifact has.
-fn means_the_same(original: &Value, converted: &Converted) {
+/// Everything that was not reported as omitted is in the definition of the artifact.
+fn assert_equivalent(original: &Value, converted: &Converted) {
     let spec = &converted.package.spec;
     let plan = Plan::of(spec, "r.io", "").unwrap();
-    let found: Vec<crate::package::component::Found> = spec
+    let found: Vec<crate::package::component::ComponentContent> = spec
         .components
         .iter()
         .map(|component| {
@@ -355,7 +356,7 @@ fn means_the_same(original: &Value, converted: &Converted) {
                 values: chart.values.iter().map(|_| bytes::Bytes::new()).collect(),
                 images: Vec::new(),
             };
-            crate::package::component::Found {
+            crate::package::component::ComponentContent {
                 manifests: component.manifests.iter().map(|_| vec![bytes::Bytes::new()]).collect(),
                 charts: component.charts.iter().map(chart).collect(),
                 files: Vec::new(),
@@ -364,10 +365,10 @@ fn means_the_same(original: &Value, converted: &Converted) {
         .collect();
     let ours = crate::package::Definition::of("x", spec, &plan)
         .unwrap()
-        .holding(spec, &found);
+        .with_contents(spec, &found);
     let ours = serde_json::to_value(&ours).unwrap();
     assert_eq!(ours["kind"], original["kind"]);
-    let left = |path: &str| converted.left_out.iter().any(|part| part.path.starts_with(path));
+    let is_omitted = |path: &str| converted.left_out.iter().any(|part| part.path.starts_with(path));
     for theirs in original["components"].as_array().unwrap() {
         let name = theirs["name"].as_str().unwrap();
         let at = |list: &str| format!("components[{name}].{list}");
@@ -377,7 +378,7 @@ fn means_the_same(original: &Value, converted: &Converted) {
             .iter()
             .find(|one| one["name"] == name)
         else {
-            panic!("{name} is gone");
+            panic!("{name} is missing");
         };
         assert_eq!(
             ours["required"].as_bool().unwrap(),
@@ -386,7 +387,7 @@ fn means_the_same(original: &Value, converted: &Converted) {
         for list in ["manifests", "charts", "files", "images"] {
             let count = |value: &Value| value[list].as_array().map_or(0, Vec::len);
             assert!(
-                count(ours) == count(theirs) || left(&at(list)) || left(&at("only")),
+                count(ours) == count(theirs) || is_omitted(&at(list)) || is_omitted(&at("only")),
                 "{name} {list}"
             );
         }
@@ -396,7 +397,7 @@ fn means_the_same(original: &Value, converted: &Converted) {
             .flatten()
             .zip(theirs["files"].as_array().into_iter().flatten())
         {
-            if !left(&at("files")) {
+            if !is_omitted(&at("files")) {
                 assert_eq!(
                     mine["executable"].as_bool().unwrap_or_default(),
                     other["executable"].as_bool().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Charts from OCI registries (Helm, "Use OCI-based registries") and from chart repositories.
+//! Charts in OCI registries (Helm, "Use OCI-based registries") and in chart repositories.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Take};
@@ -16,8 +16,8 @@ use url::Url;
 use super::cache::{CachedIndex, IndexKey};
 use super::config_map_texts::values_of;
 use super::file::{RemoteFile, host_of, parse, shown};
-use super::index::{self, Listed, Missing};
-use super::oci::{self, OciChart};
+use super::index::{self, ChartEntry, Missing};
+use super::oci::{self, OciChart, no_chart};
 use super::{ChartCache, ContentAccess};
 use crate::api::v1alpha1::ChartSpec;
 use crate::fault::{Fault, Reason};
@@ -28,18 +28,18 @@ use crate::registry::{BodyPermits, FileResponse};
 
 /// The longest archive in bytes.
 const ARCHIVE_LIMIT: usize = 20 * 1024 * 1024;
-/// The time in which an archive has to arrive.
+/// The time limit for downloading an archive.
 const ARCHIVE_TIME: Duration = Duration::from_secs(5 * 60);
-/// The most bytes that an archive unpacks to.
+/// The most bytes of an unpacked archive.
 const UNPACKED_LIMIT: u64 = 64 * 1024 * 1024;
-/// The most bytes that the files of a chart may have that are read.
+/// The most bytes of the files of a chart that are read.
 const TEXTS_LIMIT: u64 = 16 * 1024 * 1024;
 /// The longest file of a chart in bytes that is read.
 const FILE_LIMIT: u64 = 4 * 1024 * 1024;
 /// The most files of an archive.
 const FILES: usize = 20_000;
 
-/// Where a chart was found.
+/// The location of a chart.
 // Few of them live at once.
 #[allow(clippy::large_enum_variant)]
 enum ChartLocation {
@@ -47,52 +47,52 @@ enum ChartLocation {
     Repository(RemoteFile, Digest),
 }
 
-/// Finds the chart of `spec`, which is installed with `values`, and reads which images it names unless that is known.
+/// Finds the chart of `spec`, which is installed with `values`, and reads which images it names unless that is cached.
 pub(super) async fn find(
     spec: &ChartSpec,
     values: Vec<Bytes>,
-    reach: &dyn ContentAccess,
-    memory: &ChartCache,
+    access: &dyn ContentAccess,
+    cache: &ChartCache,
 ) -> Result<ChartContent, Fault> {
-    match find_now(spec, values.clone(), reach, memory).await {
-        // The tag may have moved meanwhile, and what it named before may be deleted.
+    match find_once(spec, values.clone(), access, cache).await {
+        // The tag may have moved in the meantime, and the chart that it named may be deleted.
         Err(fault) if fault.reason == Reason::SourceNotFound && spec.url.starts_with("oci://") => {
-            find_now(spec, values, reach, memory).await
+            find_once(spec, values, access, cache).await
         }
         found => found,
     }
 }
 
-async fn find_now(
+async fn find_once(
     spec: &ChartSpec,
     values: Vec<Bytes>,
-    reach: &dyn ContentAccess,
-    memory: &ChartCache,
+    access: &dyn ContentAccess,
+    cache: &ChartCache,
 ) -> Result<ChartContent, Fault> {
-    let place = match spec.url.starts_with("oci://") {
-        true => ChartLocation::Registry(oci::find(spec, &oci_reference(spec)?, reach).await?),
-        false => in_repository(spec, reach, memory).await?,
+    let location = match spec.url.starts_with("oci://") {
+        true => ChartLocation::Registry(oci::find(spec, &oci_reference(spec)?, access).await?),
+        false => in_repository(spec, access, cache).await?,
     };
-    let (digest, origin): (Digest, Arc<dyn EntrySource>) = match place {
+    let (digest, origin): (Digest, Arc<dyn EntrySource>) = match location {
         ChartLocation::Registry(chart) => (chart.digest.clone(), Arc::new(chart)),
         ChartLocation::Repository(file, digest) => (digest, Arc::new(file)),
     };
-    let laid = Digest::of(
+    let values_digest = Digest::of(
         &values
             .iter()
             .flat_map(|text| [&text[..], &[0]].concat())
             .collect::<Vec<u8>>(),
     );
-    let images = match memory.images(&digest, &laid) {
+    let images = match cache.images(&digest, &values_digest) {
         Some(images) => images,
         None => {
-            let texts = read(&*origin, memory).await?;
+            let texts = read(&*origin, cache).await?;
             let mut read = Vec::with_capacity(values.len());
             for text in &values {
                 read.push(values_of(&String::from_utf8_lossy(text)).unwrap_or_default());
             }
             let images = images_of_chart(&texts, &read);
-            memory.note_images(digest.clone(), laid, images.clone());
+            cache.insert_images(digest.clone(), values_digest, images.clone());
             images
         }
     };
@@ -104,81 +104,88 @@ async fn find_now(
     })
 }
 
-/// Finds a chart in the repository that its url names. Where the index has no digest the archive is read, to know which
-/// one it is.
+/// Finds a chart in the chart repository of `spec`. If the index has no digest, the archive is read to compute it.
 async fn in_repository(
     spec: &ChartSpec,
-    reach: &dyn ContentAccess,
-    memory: &ChartCache,
+    access: &dyn ContentAccess,
+    cache: &ChartCache,
 ) -> Result<ChartLocation, Fault> {
-    let base = folder(parse(&spec.url)?);
-    let address = within(&base, "index.yaml").map_err(|error| no_index(&spec.url, &error.to_string()))?;
-    let host = host_of(&address, reach, "its url").await?;
-    let asked = IndexKey {
+    let base = as_directory(parse(&spec.url)?);
+    let address = resolve(&base, "index.yaml").map_err(|error| no_index(&spec.url, &error.to_string()))?;
+    let host = host_of(&address, access, "its url").await?;
+    let key = IndexKey {
         index: address.to_string(),
         trust: host.endpoint().trust.digest(),
         chart: spec.name.clone(),
         version: spec.version.clone(),
     };
-    let known = memory.listed(&asked);
+    let cached = cache.entry(&key);
     let name = shown(&address);
-    let mark = known.as_ref().map(|said| said.mark.as_str());
-    let answer = host.fetch_file(address.clone(), index::LIMIT, mark).await;
-    let listed: Listed = match (answer.map_err(|error| error.into_fetch_fault(&name))?, known) {
-        (FileResponse::Unchanged, Some(said)) => said.listed,
+    let validator = cached.as_ref().map(|cached| cached.validator.as_str());
+    let answer = host.fetch_file(address.clone(), index::LIMIT, validator).await;
+    let entry: ChartEntry = match (answer.map_err(|error| error.into_fetch_fault(&name))?, cached) {
+        (FileResponse::Unchanged, Some(cached)) => cached.entry,
         (FileResponse::Unchanged, None) => {
-            return Err(no_index(&name, "it says that it has not changed, and was not asked"));
+            return Err(no_index(
+                &name,
+                "answered that it has not changed to an unconditional request",
+            ));
         }
-        (FileResponse::Content(content, mark), _) => {
-            let _turn = memory.unpacking.acquire().await;
+        (FileResponse::Content(content, validator), _) => {
+            let _permit = cache.unpacking.acquire().await;
             let (chart, version) = (spec.name.clone(), spec.version.clone());
             let found = tokio::task::spawn_blocking(move || {
                 index::find(&String::from_utf8_lossy(&content.bytes), &chart, &version)
             });
             let found = found.await.map_err(|error| no_index(&name, &error.to_string()))?;
-            let listed = found.map_err(|missing| not_listed(spec, &name, missing.told(host.endpoint())))?;
-            if let Some(mark) = mark {
-                let listed = listed.clone();
-                memory.note_listed(asked, CachedIndex { mark, listed });
+            let entry = found.map_err(|missing| not_listed(spec, &name, missing.redacted(host.endpoint())))?;
+            if let Some(validator) = validator {
+                let entry = entry.clone();
+                cache.insert_entry(key, CachedIndex { validator, entry });
             }
-            listed
+            entry
         }
     };
-    // What the index itself says leads to an OCI registry has its tag.
-    if let Some(reference) = listed.url.strip_prefix("oci://") {
-        let reference = tagged(reference, &spec.version).parse();
+    // An address in an OCI registry, which may already have a tag.
+    if let Some(reference) = entry.url.strip_prefix("oci://") {
+        let reference = with_tag(reference, &spec.version).parse();
         let reference: Reference =
             reference.map_err(|error: crate::oci::ReferenceError| no_index(&name, &error.to_string()))?;
-        return Ok(ChartLocation::Registry(oci::find(spec, &reference, reach).await?));
+        return Ok(ChartLocation::Registry(oci::find(spec, &reference, access).await?));
     }
-    let url = within(&base, &listed.url).map_err(|error| no_index(&name, &error.to_string()))?;
+    let url = resolve(&base, &entry.url).map_err(|error| no_index(&name, &error.to_string()))?;
     let what = "the repository's index";
-    let digest = match listed.digest {
+    let digest = match entry.digest {
         Some(digest) => digest,
         None => {
-            let host = host_of(&url, reach, what).await?;
+            let host = host_of(&url, access, what).await?;
             match host.fetch_file(url.clone(), ARCHIVE_LIMIT, None).await {
                 Ok(FileResponse::Content(content, _)) => Digest::of(&content.bytes),
-                Ok(FileResponse::Unchanged) => return Err(no_index(&name, "it answers what it was not asked")),
+                Ok(FileResponse::Unchanged) => {
+                    return Err(no_index(
+                        &name,
+                        "answered that the archive has not changed to an unconditional request",
+                    ));
+                }
                 Err(error) => return Err(error.into_fetch_fault(&shown(&url))),
             }
         }
     };
-    let remote = RemoteFile::at(url.as_str(), digest.clone(), reach, what).await?;
+    let remote = RemoteFile::at(url.as_str(), digest.clone(), access, what).await?;
     Ok(ChartLocation::Repository(remote, digest))
 }
 
-/// An address with a `/` at the end of its path, so that others may start from it.
-fn folder(mut url: Url) -> Url {
+/// An address whose path ends with `/`, so that relative addresses can be resolved.
+fn as_directory(mut url: Url) -> Url {
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
     }
     url
 }
 
-/// The address `relative` as it is read from `base`. On the same host it has the query of `base` unless it has one of its
-/// own, as Helm does it: some repositories take a token there.
-fn within(base: &Url, relative: &str) -> Result<Url, url::ParseError> {
+/// Resolves `relative` against `base`. As in Helm, an address on the same host gets the query of `base` unless it has one,
+/// because some repositories need a token there.
+fn resolve(base: &Url, relative: &str) -> Result<Url, url::ParseError> {
     let mut url = base.join(relative)?;
     if url.query().is_none() && url.origin() == base.origin() {
         url.set_query(base.query());
@@ -186,9 +193,9 @@ fn within(base: &Url, relative: &str) -> Result<Url, url::ParseError> {
     Ok(url)
 }
 
-/// The reference of a chart that an index says lies in an OCI registry: with its version for a tag where it has none, and
-/// as a tag may be written.
-fn tagged(reference: &str, version: &str) -> String {
+/// The reference of a chart in an OCI registry that an index lists: with its version as the tag if it has none, and without
+/// characters that a tag cannot have.
+fn with_tag(reference: &str, version: &str) -> String {
     let last = reference.rsplit('/').next().unwrap_or(reference);
     let whole = match last.contains([':', '@']) {
         true => reference.to_owned(),
@@ -205,13 +212,13 @@ fn not_listed(spec: &ChartSpec, name: &str, missing: Missing) -> Fault {
         Missing::Index(why) => return no_index(name, &why),
         Missing::Chart => format!("{name} lists no chart {chart}; check name and url"),
         Missing::Address => format!(
-            "{name} lists {chart} {version} without an address (urls); have whoever keeps the repository write its index again"
+            "{name} lists {chart} {version} without an address (urls); ask the repository's maintainers to write its index again"
         ),
         Missing::Version(others) if others.is_empty() => {
             format!("{name} lists {chart} without any version; check name and url")
         }
         Missing::Version(others) => format!(
-            "{name} lists no version {version} of {chart}, but {}; correct version, or add the chart there",
+            "{name} lists no version {version} of {chart}, only for example {}; correct version, or add the chart there",
             others.join(", ")
         ),
     };
@@ -225,17 +232,10 @@ fn no_index(name: &str, why: &str) -> Fault {
     )
 }
 
-pub(super) fn no_chart(name: &str, why: &str) -> Fault {
-    Fault::retryable(
-        Reason::SourceFailed,
-        format!("{name} is not a Helm chart: {why}; push the chart as `helm package` makes it, or correct url"),
-    )
-}
-
-/// Reads a chart's texts out of its archive.
-async fn read(origin: &dyn EntrySource, memory: &ChartCache) -> Result<ChartTexts, Fault> {
+/// Reads a chart's texts from its archive.
+async fn read(origin: &dyn EntrySource, cache: &ChartCache) -> Result<ChartTexts, Fault> {
     let (size, mut stream) = origin.open().await?;
-    let bad = |why: &str| no_chart("what is there", why);
+    let bad = |why: &str| no_chart("the content", why);
     let too_long = || bad(&format!("it has more than {ARCHIVE_LIMIT} bytes"));
     if size > ARCHIVE_LIMIT as u64 {
         return Err(too_long());
@@ -244,7 +244,9 @@ async fn read(origin: &dyn EntrySource, memory: &ChartCache) -> Result<ChartText
     let mut deadline = Instant::now() + ARCHIVE_TIME;
     loop {
         let chunk = timeout_at(deadline, stream.next()).await;
-        let Some(chunk) = chunk.map_err(|_| slow())? else { break };
+        let Some(chunk) = chunk.map_err(|_| timed_out())? else {
+            break;
+        };
         let chunk = chunk?;
         if archive.len() + chunk.len() > ARCHIVE_LIMIT {
             return Err(too_long());
@@ -254,24 +256,24 @@ async fn read(origin: &dyn EntrySource, memory: &ChartCache) -> Result<ChartText
         deadline += waited.elapsed();
         archive.extend_from_slice(&chunk);
     }
-    // Only who closes it, and nobody does, makes this fail.
-    let _turn = memory.unpacking.acquire().await;
+    // This fails only if the semaphore is closed, which never happens.
+    let _permit = cache.unpacking.acquire().await;
     let texts = tokio::task::spawn_blocking(move || {
         let unpacked = flate2::read::MultiGzDecoder::new(&archive[..]).take(UNPACKED_LIMIT + 1);
-        let refused = Arc::default();
+        let stopped = Arc::default();
         let unpacked = Unpacked {
             content: unpacked,
-            refused: Arc::clone(&refused),
+            stopped: Arc::clone(&stopped),
         };
         let files = futures::executor::block_on(files(unpacked));
-        let files = files.map_err(|why| refused.get().cloned().unwrap_or(why))?;
+        let files = files.map_err(|why| stopped.get().cloned().unwrap_or(why))?;
         ChartTexts::of(files)
     });
     let texts = texts.await.map_err(|error| bad(&error.to_string()))?;
     texts.map_err(|why| bad(&why))
 }
 
-fn slow() -> Fault {
+fn timed_out() -> Fault {
     Fault::retryable(
         Reason::TimedOut,
         format!(
@@ -281,17 +283,17 @@ fn slow() -> Fault {
     )
 }
 
-/// A tar that is unpacked while it is read, so that no more of it is held than its files need.
+/// A tar that is decompressed while it is read, so that only its needed files are in cache.
 struct Unpacked<R> {
     content: Take<R>,
-    /// Why it is not unpacked any further.
-    refused: Arc<OnceLock<String>>,
+    /// Why decompressing was stopped.
+    stopped: Arc<OnceLock<String>>,
 }
 
 impl<R> Unpacked<R> {
-    fn refuse(&self, why: String) -> Poll<std::io::Result<()>> {
+    fn stop(&self, why: String) -> Poll<std::io::Result<()>> {
         let error = std::io::Error::other(why.clone());
-        let _ = self.refused.set(why);
+        let _ = self.stopped.set(why);
         Poll::Ready(Err(error))
     }
 }
@@ -299,20 +301,20 @@ impl<R> Unpacked<R> {
 impl<R: Read + Unpin> AsyncRead for Unpacked<R> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let mut chunk = [0; 8 * 1024];
-        let room = buffer.remaining().min(chunk.len());
-        let read = match self.content.read(&mut chunk[..room]) {
+        let length = buffer.remaining().min(chunk.len());
+        let read = match self.content.read(&mut chunk[..length]) {
             Ok(read) => read,
-            Err(_) => return self.refuse("it is not compressed by gzip".to_owned()),
+            Err(_) => return self.stop("it is not compressed by gzip".to_owned()),
         };
         if self.content.limit() == 0 {
-            return self.refuse(format!("it unpacks to more than {UNPACKED_LIMIT} bytes"));
+            return self.stop(format!("it unpacks to more than {UNPACKED_LIMIT} bytes"));
         }
         buffer.put_slice(&chunk[..read]);
         Poll::Ready(Ok(()))
     }
 }
 
-/// The files of a chart that matter, by their paths below its folder.
+/// The needed files of a chart, by their paths below its directory.
 pub(super) async fn files(tar: impl AsyncRead + Unpin) -> Result<BTreeMap<String, String>, String> {
     let broken = |error: std::io::Error| format!("its tar is broken: {error}");
     let mut archive = tokio_tar::Archive::new(tar);

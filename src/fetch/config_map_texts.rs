@@ -15,31 +15,31 @@ use crate::fault::{Fault, Reason};
 use crate::package::component::manifests_of;
 use crate::package::yaml;
 
-/// Bytes that a package may have of the texts of ConfigMaps. They are held in memory until it stands.
+/// The most bytes that a package may take from ConfigMaps. They are in memory until it is published.
 const LIMIT: usize = 64 * 1024 * 1024;
-/// The entry of a ConfigMap that holds values, where no other is named.
+/// The default entry of a ConfigMap with values.
 const VALUES: &str = "values.yaml";
 
 /// Reads the texts of one package, each ConfigMap once.
 pub(super) struct ConfigMapTexts<'a> {
-    reach: &'a dyn ContentAccess,
+    access: &'a dyn ContentAccess,
     read: Mutex<BTreeMap<String, Arc<BTreeMap<String, String>>>>,
     bytes: AtomicUsize,
 }
 
 impl<'a> ConfigMapTexts<'a> {
-    pub fn new(reach: &'a dyn ContentAccess) -> Self {
+    pub fn new(access: &'a dyn ContentAccess) -> Self {
         Self {
-            reach,
+            access,
             read: Mutex::default(),
             bytes: AtomicUsize::new(0),
         }
     }
 
-    /// The texts of a group of manifests, each of which was read as manifests.
+    /// The texts of a group of manifests, each of which was validated.
     pub async fn manifests(&self, spec: &ManifestSpec) -> Result<Vec<Bytes>, Fault> {
         let Some(reference) = &spec.config_map_ref else {
-            // It was read with the rest of the spec.
+            // It was validated with the rest of the spec.
             return Ok(vec![spec.inline.clone().unwrap_or_default().into()]);
         };
         let entries = self.entries(reference).await?;
@@ -55,7 +55,7 @@ impl<'a> ConfigMapTexts<'a> {
             .collect()
     }
 
-    /// The values of a chart: those from elsewhere, then its own.
+    /// The values of a chart: those from ConfigMaps, then its own.
     pub async fn values(&self, spec: &ChartSpec) -> Result<Vec<Bytes>, Fault> {
         let mut values = Vec::with_capacity(spec.values_from.len() + 1);
         for source in &spec.values_from {
@@ -91,7 +91,7 @@ impl<'a> ConfigMapTexts<'a> {
         let data = match read.get(name) {
             Some(data) => Arc::clone(data),
             None => {
-                let data = Arc::new(self.reach.config_map(name).await?);
+                let data = Arc::new(self.access.config_map(name).await?);
                 read.insert(name.clone(), Arc::clone(&data));
                 data
             }
@@ -104,7 +104,7 @@ impl<'a> ConfigMapTexts<'a> {
                 ))),
             },
             None if data.is_empty() => Err(unavailable(format!(
-                "the ConfigMap {name} has nothing in its data; add manifests"
+                "the data of the ConfigMap {name} is empty; add manifests"
             ))),
             None => Ok(data.iter().map(|(key, text)| (key.clone(), text.clone())).collect()),
         }
@@ -114,14 +114,14 @@ impl<'a> ConfigMapTexts<'a> {
         if self.bytes.fetch_add(text.len(), Ordering::Relaxed) + text.len() > LIMIT {
             return Err(Fault::stalled(
                 Reason::InvalidSpec,
-                format!("the package takes more than {LIMIT} bytes from ConfigMaps; make two packages of it"),
+                format!("the package takes more than {LIMIT} bytes from ConfigMaps; split it into two packages"),
             ));
         }
         Ok(text.into())
     }
 }
 
-/// The fields of a text of values; none of an empty one. The error says what the text is.
+/// The fields of a text with values. The error completes a sentence about the text, such as `is not YAML: …`.
 pub(super) fn values_of(text: &str) -> Result<serde_json::Map<String, Value>, String> {
     match decode::yaml::<Value>(text) {
         Ok(Value::Object(fields)) => Ok(fields),

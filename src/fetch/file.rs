@@ -1,4 +1,4 @@
-//! A file on a host of its own, known by its digest.
+//! Files at an address, verified by their digest.
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -11,39 +11,38 @@ use crate::package::EntrySource;
 use crate::registry::Registry;
 use crate::source::ByteStream;
 
-/// The longest file in bytes: what the header of a tar can say.
+/// The longest file in bytes: the limit of a tar header.
 const LIMIT: u64 = 8 * 1024 * 1024 * 1024 - 1;
 
-/// A file that is read where it lies each time that it is needed, and verified.
+/// A remote file, which is downloaded and verified each time that it is needed.
 pub(super) struct RemoteFile {
-    /// What it is to the package, for people; empty where whoever reads it says so.
+    /// Its name in messages; empty if the caller adds one.
     what: String,
     host: Registry,
     url: Url,
     digest: Digest,
 }
 
-/// The host of `url`, with the port where it has one of its own, and a client for it; `what` names the address's field
-/// for people.
-pub(super) async fn host_of(url: &Url, reach: &dyn ContentAccess, what: &str) -> Result<Registry, Fault> {
+/// The client for the host of `url`. `what` names the field with the address in messages.
+pub(super) async fn host_of(url: &Url, access: &dyn ContentAccess, what: &str) -> Result<Registry, Fault> {
     let name = match (url.host_str(), url.port()) {
         (Some(host), Some(port)) => format!("{host}:{port}"),
         (Some(host), None) => host.to_owned(),
         (None, _) => return Err(Fault::stalled(Reason::InvalidSpec, format!("{what} names no host"))),
     };
-    let host = reach.host(&name, what).await?;
+    let host = access.host(&name, what).await?;
     if url.scheme() == "http" && !host.is_plain_http() {
         return Err(Fault::stalled(
             Reason::PolicyDenied,
             format!(
-                "{what} asks for plain HTTP from {name}: write https://, or have the administrator name the host in --insecure-registry"
+                "{what} uses plain HTTP for {name}: write https://, or ask the administrator to add the host to --insecure-registry"
             ),
         ));
     }
     Ok(host)
 }
 
-/// An address for people: without its query, which may hold a key.
+/// An address for messages: without its query, which may contain a secret.
 pub(super) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
@@ -53,14 +52,15 @@ pub(super) fn shown(url: &Url) -> String {
 
 /// Reads an address.
 pub(super) fn parse(text: &str) -> Result<Url, Fault> {
-    Url::parse(text).map_err(|error| Fault::stalled(Reason::InvalidSpec, format!("`{text}` is no address: {error}")))
+    Url::parse(text)
+        .map_err(|error| Fault::stalled(Reason::InvalidSpec, format!("`{text}` is not an address: {error}")))
 }
 
 impl RemoteFile {
-    /// The file at `url` with the digest `digest`. Nothing of it is asked for yet.
-    pub async fn at(url: &str, digest: Digest, reach: &dyn ContentAccess, what: &str) -> Result<Self, Fault> {
+    /// The file at `url` with the digest `digest`. No request is sent yet.
+    pub async fn at(url: &str, digest: Digest, access: &dyn ContentAccess, what: &str) -> Result<Self, Fault> {
         let url = parse(url)?;
-        let host = host_of(&url, reach, what).await?;
+        let host = host_of(&url, access, what).await?;
         Ok(Self {
             what: String::new(),
             host,
@@ -69,22 +69,22 @@ impl RemoteFile {
         })
     }
 
-    /// The same, saying in each failure that it is `what`.
-    pub fn called(self, what: String) -> Self {
+    /// The same, with the name `what` in faults.
+    pub fn named(self, what: String) -> Self {
         Self { what, ..self }
     }
 
     fn fault(&self, error: crate::registry::Error) -> Fault {
-        told(&self.what, error.into_fetch_fault(&shown(&self.url)))
+        with_name(&self.what, error.into_fetch_fault(&shown(&self.url)))
     }
 
-    fn long(&self) -> Fault {
-        told(
+    fn too_long(&self) -> Fault {
+        with_name(
             &self.what,
             Fault::stalled(
                 Reason::SourceFailed,
                 format!(
-                    "{} has more than the {LIMIT} bytes that a file of a package may have; bring it as an image",
+                    "{} has more than {LIMIT} bytes, the limit for a file of a package; put it into an image",
                     shown(&self.url)
                 ),
             ),
@@ -92,7 +92,7 @@ impl RemoteFile {
     }
 }
 
-fn told(what: &str, fault: Fault) -> Fault {
+fn with_name(what: &str, fault: Fault) -> Fault {
     match what.is_empty() {
         true => fault,
         false => fault.with_context(what),
@@ -106,11 +106,11 @@ impl EntrySource for RemoteFile {
         let mut download = self.host.download_file(self.url.clone(), &self.digest);
         let size = match download.content_length().await.map_err(fault)? {
             Some(size) => size,
-            // A tar says the length first: it is counted, and the file is read once more.
+            // A tar needs the length first: the bytes are counted, and the file is downloaded again.
             None => {
                 while download.chunk().await.map_err(fault)?.is_some() {
                     if download.received() > LIMIT {
-                        return Err(self.long());
+                        return Err(self.too_long());
                     }
                 }
                 let size = download.received();
@@ -119,11 +119,11 @@ impl EntrySource for RemoteFile {
             }
         };
         if size > LIMIT {
-            return Err(self.long());
+            return Err(self.too_long());
         }
         let (what, name) = (self.what.clone(), shown(&self.url));
         let stream = download.into_stream();
-        let stream = stream.map_err(move |error| told(&what, error.into_fetch_fault(&name)));
+        let stream = stream.map_err(move |error| with_name(&what, error.into_fetch_fault(&name)));
         Ok((size, stream.boxed()))
     }
 

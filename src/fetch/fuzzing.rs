@@ -1,4 +1,4 @@
-//! Doors to what is read of charts and of chart repositories, for the fuzz targets. No other build has them.
+//! Entry points for the fuzz targets of charts and chart repositories. Other builds do not contain them.
 
 use super::{chart, index};
 use crate::package::component::{ChartTexts, images_of_chart};
@@ -9,7 +9,7 @@ pub async fn images(tar: &[u8]) -> Result<Vec<String>, String> {
     Ok(images_of_chart(&texts, &[]))
 }
 
-/// Finds a chart in the index of a repository; its address.
+/// The address of a chart in the index of a repository.
 pub fn listed(index: &str, name: &str, version: &str) -> Option<String> {
     index::find(index, name, version).ok().map(|listed| listed.url)
 }

@@ -9,15 +9,15 @@ use crate::decode;
 use crate::oci::Digest;
 use crate::registry::Endpoint;
 
-/// The longest index in bytes that is read.
+/// The longest index in bytes.
 pub(super) const LIMIT: usize = 32 * 1024 * 1024;
 
-/// What an index says of one version of a chart.
+/// The entry of a chart's version in an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
-    /// Where its archive is: an address of its own, or one that starts from the repository's.
+pub(super) struct ChartEntry {
+    /// The address of its archive, absolute or relative to the repository's.
     pub url: String,
-    /// The archive's digest, if the index has it.
+    /// The archive's digest, if the index contains it.
     pub digest: Option<Digest>,
 }
 
@@ -34,7 +34,7 @@ struct Version {
 /// The most versions of one chart.
 const VERSIONS: usize = 50_000;
 
-/// Reads an index, and keeps the versions of the chart that is called so. Others may be many.
+/// Reads an index and keeps only the versions of the chart with this name, because an index may list many charts.
 #[derive(Clone, Copy)]
 struct ChartIndexFilter<'n>(&'n str);
 
@@ -123,57 +123,56 @@ impl<'de> Deserialize<'de> for Versions {
     }
 }
 
-/// What the index `text` says of `version` of the chart `name`. The error says what is wrong with the index, or what it
-/// lacks.
-pub(super) fn find(text: &str, name: &str, version: &str) -> Result<Listed, Missing> {
+/// Finds `version` of the chart `name` in the index `text`.
+pub(super) fn find(text: &str, name: &str, version: &str) -> Result<ChartEntry, Missing> {
     let versions = decode::large_yaml(text, LIMIT, ChartIndexFilter(name))
         .map_err(|error| Missing::Index(format!("is not the index of a chart repository: {error}")))?;
     let versions = versions.ok_or(Missing::Chart)?;
     let plain = |version: &str| version.strip_prefix('v').unwrap_or(version).to_owned();
-    // The first that says where it is: generators that append to an index leave broken entries beside good ones.
-    let of = |is_it: &dyn Fn(&str) -> bool| {
-        let fitting = || versions.iter().filter(|known| is_it(&known.version));
-        fitting()
+    // The first entry with an address: generators that append to an index leave broken entries besides good ones.
+    let first = |matches: &dyn Fn(&str) -> bool| {
+        let matching = || versions.iter().filter(|known| matches(&known.version));
+        matching()
             .find(|known| !known.urls.is_empty())
-            .or_else(|| fitting().next())
+            .or_else(|| matching().next())
     };
-    let found = of(&|known| known == version)
-        .or_else(|| of(&|known| plain(known) == plain(version)))
-        .ok_or_else(|| Missing::Version(named(&versions)))?;
+    let found = first(&|known| known == version)
+        .or_else(|| first(&|known| plain(known) == plain(version)))
+        .ok_or_else(|| Missing::Version(examples(&versions)))?;
     let url = found.urls.first().ok_or(Missing::Address)?;
     let digest = found.digest.as_ref().filter(|digest| !digest.is_empty());
     let digest = digest.map(|digest| format!("sha256:{}", digest.strip_prefix("sha256:").unwrap_or(digest)).parse());
-    Ok(Listed {
+    Ok(ChartEntry {
         url: url.clone(),
         digest: digest
             .transpose()
-            .map_err(|error: crate::oci::DigestError| Missing::Index(format!("has a digest that is none: {error}")))?,
+            .map_err(|error: crate::oci::DigestError| Missing::Index(format!("has an invalid digest: {error}")))?,
     })
 }
 
-/// Some of the versions of a chart, for people.
-fn named(versions: &[Version]) -> Vec<String> {
-    let said = versions.iter().map(|known| known.version.clone());
-    said.filter(|version| !version.is_empty()).take(5).collect()
+/// Some versions of a chart, for messages.
+fn examples(versions: &[Version]) -> Vec<String> {
+    let names = versions.iter().map(|known| known.version.clone());
+    names.filter(|version| !version.is_empty()).take(5).collect()
 }
 
-/// Why an index does not say where a chart is.
+/// Why an index does not contain the address of a chart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// It cannot be read.
+    /// The index is invalid.
     Index(String),
-    /// It lists no chart of the name.
+    /// It lists no chart with this name.
     Chart,
-    /// It lists others of the name; some of them.
+    /// It lists only other versions; some of them.
     Version(Vec<String>),
-    /// It lists the version, and no address of it.
+    /// It lists the version without an address.
     Address,
 }
 
 impl Missing {
-    /// The same as far as it may be told to whoever named the host: what was read there, where its content is wrong, need
-    /// not be for them.
-    pub fn told(self, host: &Endpoint) -> Self {
+    /// The same without details of the index, if the host has restrictions: the user who named the host may not be allowed to
+    /// read its content.
+    pub fn redacted(self, host: &Endpoint) -> Self {
         match self {
             Self::Index(_) if host.restrictions.is_some() => {
                 Self::Index("is not the index of a chart repository".to_owned())

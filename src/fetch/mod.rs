@@ -33,53 +33,52 @@ use std::collections::BTreeMap;
 use crate::api::v1alpha1::ComponentSpec;
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
-use crate::package::component::{FileContent, Found};
+use crate::package::component::{ComponentContent, FileContent};
 use crate::registry::Registry;
 
 pub use cache::ChartCache;
 pub use tags::select;
 
-/// Charts of a component that are looked at at once.
+/// The number of charts of a component that are looked up concurrently.
 const AT_ONCE: usize = 4;
 
-/// Whom an object may have asked for what it names.
+/// Access to registries, hosts and ConfigMaps with the rights of one object.
 #[async_trait]
 pub trait ContentAccess: Send + Sync {
-    /// The client of the registry that holds `reference`, with the object's credentials for it; `what` names
-    /// the part of the object for people.
+    /// The client for the registry of `reference`, with the object's credentials. `what` names the part of the object in
+    /// messages.
     async fn registry(&self, reference: &Reference, what: &str) -> Result<Registry, Fault>;
 
-    /// The client of `host` (host[:port]), where files are read without credentials.
+    /// The client for `host` (host[:port]), from which files are read without credentials.
     async fn host(&self, host: &str, what: &str) -> Result<Registry, Fault>;
 
     /// The data of a ConfigMap of the object's namespace.
     async fn config_map(&self, name: &str) -> Result<BTreeMap<String, String>, Fault>;
 }
 
-/// Finds everything that `components` hold beside their images, in their order. What was learned of charts is kept in
-/// `memory`, so that an unchanged one costs a GET of its manifest by its tag, or a GET of its repository's index, which answers that it
-/// is as it was.
+/// Finds the content of `components` besides images, in their order. Results for charts are kept in `cache`, so that an
+/// unchanged chart costs only a GET request for its manifest by its tag, or a conditional one for its repository's index.
 pub async fn gather(
     components: &[ComponentSpec],
-    reach: &dyn ContentAccess,
-    memory: &ChartCache,
-) -> Result<Vec<Found>, Fault> {
-    let texts = config_map_texts::ConfigMapTexts::new(reach);
+    access: &dyn ContentAccess,
+    cache: &ChartCache,
+) -> Result<Vec<ComponentContent>, Fault> {
+    let texts = config_map_texts::ConfigMapTexts::new(access);
     let mut gathered = Vec::with_capacity(components.len());
     for component in components {
         let within = |fault: Fault| fault.with_context(format_args!("component `{}`", component.name));
-        gathered.push(of_component(component, reach, memory, &texts).await.map_err(within)?);
+        gathered.push(of_component(component, access, cache, &texts).await.map_err(within)?);
     }
     Ok(gathered)
 }
 
 async fn of_component(
     component: &ComponentSpec,
-    reach: &dyn ContentAccess,
-    memory: &ChartCache,
+    access: &dyn ContentAccess,
+    cache: &ChartCache,
     texts: &config_map_texts::ConfigMapTexts<'_>,
-) -> Result<Found, Fault> {
-    let mut found = Found::default();
+) -> Result<ComponentContent, Fault> {
+    let mut found = ComponentContent::default();
     for manifest in &component.manifests {
         let within = |fault: Fault| fault.with_context(format_args!("manifests `{}`", manifest.name));
         found.manifests.push(texts.manifests(manifest).await.map_err(within)?);
@@ -88,17 +87,17 @@ async fn of_component(
     for chart in &component.charts {
         let within = |fault: Fault| fault.with_context(format_args!("chart `{}`", chart.name));
         let values = texts.values(chart).await.map_err(within)?;
-        charts.push(async move { chart::find(chart, values, reach, memory).await.map_err(within) });
+        charts.push(async move { chart::find(chart, values, access, cache).await.map_err(within) });
     }
     found.charts = stream::iter(charts).buffered(AT_ONCE).try_collect().await?;
     for spec in &component.files {
         let within = |fault: Fault| fault.with_context(format_args!("file `{}`", spec.target));
-        found.files.push(file_content(spec, reach).await.map_err(within)?);
+        found.files.push(file_content(spec, access).await.map_err(within)?);
     }
     Ok(found)
 }
 
-async fn file_content(spec: &crate::api::v1alpha1::FileSpec, reach: &dyn ContentAccess) -> Result<FileContent, Fault> {
+async fn file_content(spec: &crate::api::v1alpha1::FileSpec, access: &dyn ContentAccess) -> Result<FileContent, Fault> {
     let (Some(url), Some(sha256)) = (&spec.url, &spec.sha256) else {
         let text = bytes::Bytes::from(spec.inline.clone().unwrap_or_default());
         return Ok(FileContent {
@@ -106,11 +105,11 @@ async fn file_content(spec: &crate::api::v1alpha1::FileSpec, reach: &dyn Content
             origin: std::sync::Arc::new(text),
         });
     };
-    let digest = crate::package::component::digest_of(sha256)
+    let digest = crate::package::component::digest_of_sha256(sha256)
         .ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "its sha256 is not 64 hexadecimal digits"))?;
-    let remote = file::RemoteFile::at(url, digest.clone(), reach, "its url").await?;
+    let remote = file::RemoteFile::at(url, digest.clone(), access, "its url").await?;
     Ok(FileContent {
         digest,
-        origin: std::sync::Arc::new(remote.called(format!("file `{}`", spec.target))),
+        origin: std::sync::Arc::new(remote.named(format!("file `{}`", spec.target))),
     })
 }

@@ -1,10 +1,9 @@
-//! Charts in registries (Helm, "Use OCI-based registries"), also where the tag names an index of images and charts.
+//! Charts in registries (Helm, "Use OCI-based registries"), also if the tag names an index of images and charts.
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::ContentAccess;
-use super::chart::no_chart;
 use crate::api::v1alpha1::ChartSpec;
 use crate::budget::{IMAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
@@ -13,42 +12,42 @@ use crate::package::EntrySource;
 use crate::registry::Repository;
 use crate::source::ByteStream;
 
-/// The layer of a manifest that is a chart's archive; the second is what Helm wrote before 3.7.
+/// The media types of a chart's archive; Helm before 3.7 wrote the second.
 const CONTENT: [&str; 2] = [
     "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
     "application/tar+gzip",
 ];
-/// The type of a chart's configuration, by which an index may say that an entry is one.
+/// The media type of a chart's configuration, which an index may give as the artifact type of an entry.
 const CONFIG: &str = "application/vnd.cncf.helm.config.v1+json";
-/// The annotations by which `helm push` says which chart a manifest is.
+/// The annotations by `helm push` with the name and version of a chart.
 const TITLE: &str = "org.opencontainers.image.title";
 const VERSION: &str = "org.opencontainers.image.version";
-/// The entries of an index that are read to find a chart.
+/// The most entries of an index that are read to find a chart.
 const ENTRIES: usize = 64;
-/// How deep indexes may lie in each other.
+/// The depth to which indexes may be nested.
 const DEPTH: usize = 2;
-/// Charts that are named where one cannot be chosen.
+/// The number of charts that a message lists if none can be selected.
 const NAMED: usize = 4;
 
-/// A chart whose manifest lies in a registry.
+/// A chart in a registry.
 pub(super) struct OciChart {
     repository: Repository,
-    /// Of its manifest.
+    /// The digest of its manifest.
     pub digest: Digest,
     /// Its archive.
     layer: Descriptor,
-    /// As a person would name it.
+    /// Its name in messages.
     name: String,
 }
 
-/// Finds the chart of `spec` at `reference`. What is under the tag is read by it, and known by the digest that it has:
-/// a registry need not have it under the digest that it names.
+/// Finds the chart of `spec` at `reference`. It is read by its tag, and its digest is computed, because the digest that a
+/// registry reports for a tag may not exist.
 pub(super) async fn find(
     spec: &ChartSpec,
     reference: &Reference,
-    reach: &dyn ContentAccess,
+    access: &dyn ContentAccess,
 ) -> Result<OciChart, Fault> {
-    let registry = reach.registry(reference, "its url").await?;
+    let registry = access.registry(reference, "its url").await?;
     let lookup = Lookup {
         repository: registry.repository(reference.repository()),
         name: reference.to_string(),
@@ -93,7 +92,7 @@ impl Lookup<'_> {
     async fn chart(&self, root: Document) -> Result<OciChart, Fault> {
         let document = match root.index() {
             None => root,
-            Some(index) => self.among(index).await?,
+            Some(index) => self.find_in_index(index).await?,
         };
         let layer = content_of(&document)
             .cloned()
@@ -106,14 +105,14 @@ impl Lookup<'_> {
         })
     }
 
-    /// The manifest of the chart that an index lists, beside images maybe.
-    async fn among(&self, index: &Index) -> Result<Document, Fault> {
+    /// Finds the manifest of the chart in an index, which may also list images.
+    async fn find_in_index(&self, index: &Index) -> Result<Document, Fault> {
         let (mut charts, mut best, mut read) = (Vec::new(), ChartMatch::Unlikely, 0);
         let mut level: Vec<Descriptor> = candidates(index);
         for _ in 0..DEPTH {
             let mut deeper = Vec::new();
             for entry in std::mem::take(&mut level) {
-                // The likely ones come first; less likely ones are read to find one at all.
+                // Entries are sorted by likelihood; less likely ones are read only if no chart was found.
                 let likelihood = ChartMatch::of(&entry);
                 if likelihood > best && !charts.is_empty() || read >= ENTRIES {
                     break;
@@ -122,7 +121,7 @@ impl Lookup<'_> {
                 let document = self.document(entry.digest.as_str()).await?;
                 let document = document.ok_or_else(|| {
                     let what = format!(
-                        "the index of {} lists {}, which is not there; push it again",
+                        "the index of {} lists {}, which does not exist; push it again",
                         self.name, entry.digest
                     );
                     Fault::retryable(Reason::SourceNotFound, what)
@@ -135,25 +134,25 @@ impl Lookup<'_> {
             }
             level = deeper;
         }
-        chosen(charts, &self.spec.name, &self.spec.version).map_err(|why| no_chart(&self.name, &why))
+        select(charts, &self.spec.name, &self.spec.version).map_err(|why| no_chart(&self.name, &why))
     }
 }
 
-/// Whether an entry of an index is a chart, by what the index says of it.
+/// The likelihood that an entry of an index is a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ChartMatch {
-    /// It is called one.
-    Called,
-    /// It is for no platform.
+    /// The index says so.
+    Declared,
+    /// It has no platform.
     Likely,
-    /// It is for a platform, as images are.
+    /// It has a platform, as images have.
     Unlikely,
 }
 
 impl ChartMatch {
     fn of(entry: &Descriptor) -> Self {
         match (entry.artifact_type.as_deref(), &entry.platform) {
-            (Some(CONFIG), _) => Self::Called,
+            (Some(CONFIG), _) => Self::Declared,
             (_, None) => Self::Likely,
             (_, Some(_)) => Self::Unlikely,
         }
@@ -168,30 +167,38 @@ fn candidates(index: &Index) -> Vec<Descriptor> {
     entries
 }
 
-/// The one of `charts` that is called `name`, in `version` where several are.
-fn chosen(mut charts: Vec<Document>, name: &str, version: &str) -> Result<Document, String> {
-    let says = |document: &Document, key: &str, value: &str| {
+/// The chart `name` among `charts`, in `version` if there are several.
+fn select(mut charts: Vec<Document>, name: &str, version: &str) -> Result<Document, String> {
+    let has = |document: &Document, key: &str, value: &str| {
         let manifest = document.manifest();
-        manifest.is_some_and(|manifest| manifest.annotations.get(key).is_some_and(|said| said == value))
+        manifest.is_some_and(|manifest| manifest.annotations.get(key).is_some_and(|found| found == value))
     };
     for (key, value) in [(TITLE, name), (VERSION, version)] {
-        if charts.len() > 1 && charts.iter().any(|document| says(document, key, value)) {
-            charts.retain(|document| says(document, key, value));
+        if charts.len() > 1 && charts.iter().any(|document| has(document, key, value)) {
+            charts.retain(|document| has(document, key, value));
         }
     }
     if charts.len() > 1 {
         let named: Vec<String> = charts.iter().take(NAMED).map(|one| one.digest().to_string()).collect();
         return Err(format!(
-            "its index lists {} charts ({}), and none alone is called {name} {version}",
+            "its index lists {} charts ({}), and not exactly one of them is {name} {version}",
             charts.len(),
             named.join(", ")
         ));
     }
-    let none = || "its index lists no chart as `helm push` makes it".to_owned();
+    let none = || "its index lists no chart in the format of `helm push`".to_owned();
     charts.pop().ok_or_else(none)
 }
 
-/// The layer of a chart's manifest that is its archive.
+/// The fault of content that is not a chart; `name` names it.
+pub(super) fn no_chart(name: &str, why: &str) -> Fault {
+    Fault::retryable(
+        Reason::SourceFailed,
+        format!("{name} is not a Helm chart: {why}; push the chart as `helm package` makes it, or correct url"),
+    )
+}
+
+/// The layer with a chart's archive.
 fn content_of(document: &Document) -> Option<&Descriptor> {
     let layers = &document.manifest()?.layers;
     let of = |kind: &str| layers.iter().find(|layer| layer.media_type == kind);
@@ -225,16 +232,16 @@ mod tests {
     }
 
     #[test]
-    fn one_chart_is_chosen_by_its_name() {
+    fn a_chart_is_selected_by_its_name() {
         let (alpha, beta, newer) = (chart("alpha", "1.0.0"), chart("beta", "1.0.0"), chart("alpha", "2.0.0"));
         let choose = |charts: &[&Document]| {
             let charts = charts.iter().map(|&one| one.clone()).collect();
-            chosen(charts, "alpha", "2.0.0").map(|chosen| chosen.digest().clone())
+            select(charts, "alpha", "2.0.0").map(|selected| selected.digest().clone())
         };
         assert_eq!(
             choose(&[&beta]).as_ref(),
             Ok(beta.digest()),
-            "the only one need not be called so"
+            "a single chart may have another name"
         );
         assert_eq!(choose(&[&beta, &alpha]).as_ref(), Ok(alpha.digest()));
         assert_eq!(choose(&[&alpha, &beta, &newer]).as_ref(), Ok(newer.digest()));
@@ -244,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_index_calls_a_chart_is_read_first() {
+    fn declared_charts_are_read_first() {
         let entry = |name: &str| Descriptor::new(media_type::OCI_MANIFEST, Digest::of(name.as_bytes()), 1);
         let (mut image, plain, mut called) = (entry("image"), entry("plain"), entry("called"));
         image.platform = Some("linux/amd64".parse().unwrap());

@@ -1,4 +1,4 @@
-//! Looks at the tags of the images that follow a policy.
+//! Lists the tags of images with a policy and selects one.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,46 +9,44 @@ use super::ContentAccess;
 use crate::fault::{Fault, Reason};
 use crate::package::{PolicyImage, Selection};
 
-/// Repositories whose tags are listed at once.
+/// The number of repositories whose tags are listed concurrently.
 const AT_ONCE: usize = 8;
-/// The tags that a repository may have.
+/// The most tags of a repository.
 const TAGS: usize = 50_000;
 
-/// Chooses a tag for each image among those that its registry lists now. A repository is listed once, however many
-/// policies choose from it.
-pub async fn select(followed: &[PolicyImage], reach: &dyn ContentAccess) -> Result<Vec<Selection>, Fault> {
+/// Selects a tag for each image from those that its registry lists now. Each repository is listed once, also if several
+/// policies select from it.
+pub async fn select(images: &[PolicyImage], access: &dyn ContentAccess) -> Result<Vec<Selection>, Fault> {
     let mut lists = Vec::new();
     let mut seen = HashSet::new();
-    for followed in followed {
-        if seen.insert(&followed.image) {
-            lists.push(list(followed, reach));
+    for image in images {
+        if seen.insert(&image.image) {
+            lists.push(list(image, access));
         }
     }
     let listed: HashMap<&str, Vec<String>> = stream::iter(lists).buffered(AT_ONCE).try_collect().await?;
-    let choices = followed.iter().map(|followed| {
-        let tags = listed.get(followed.image.as_str()).map(Vec::as_slice);
-        followed.choose(tags.unwrap_or_default())
+    let selections = images.iter().map(|image| {
+        let tags = listed.get(image.image.as_str()).map(Vec::as_slice);
+        image.choose(tags.unwrap_or_default())
     });
-    choices.collect()
+    selections.collect()
 }
 
 /// The image's name, and the tags of its repository.
-async fn list<'f>(followed: &'f PolicyImage, reach: &dyn ContentAccess) -> Result<(&'f str, Vec<String>), Fault> {
-    let reference = followed.repository()?;
-    let registry = reach
-        .registry(&reference, &format!("image `{}`", followed.image))
-        .await?;
+async fn list<'f>(image: &'f PolicyImage, access: &dyn ContentAccess) -> Result<(&'f str, Vec<String>), Fault> {
+    let reference = image.repository()?;
+    let registry = access.registry(&reference, &format!("image `{}`", image.image)).await?;
     let listed = registry.repository(reference.repository()).existing_tags(TAGS).await;
     let tags = listed
-        .map_err(|error| error.into_read_fault(&followed.image))?
+        .map_err(|error| error.into_read_fault(&image.image))?
         .ok_or_else(|| {
             Fault::retryable(
                 Reason::SourceFailed,
                 format!(
-                    "{} has more than the {TAGS} tags that are looked at; remove some, or write the tag into image",
-                    followed.image
+                    "{} has more than {TAGS} tags, which is the limit; remove some, or write the tag into image",
+                    image.image
                 ),
             )
         })?;
-    Ok((&followed.image, tags))
+    Ok((&image.image, tags))
 }

@@ -1,8 +1,8 @@
-//! The tars of a package: what its components hold beside images, and its SBOMs.
+//! The tars of a package: the content of its components besides images, and its SBOMs.
 //!
-//! A tar is made while it is sent, with no copy of it anywhere: its digest is known only when it stands. So that a repeat
-//! need not read any content again, its layer is annotated with a digest of all that decides the tar, and a tar that was
-//! made of the same is found in an artifact that stands, where that is proven ([`ReusableTars`]).
+//! A tar is created while it is uploaded, without any copy: its digest is known only afterwards. So that a repeat need not
+//! read the content again, its layer is annotated with a digest of its inputs, and a tar of the same inputs is reused from
+//! an existing artifact if that is proven ([`ReusableTars`]).
 
 mod reusable;
 
@@ -23,11 +23,11 @@ use crate::signing::SigningKey;
 use crate::source::{ByteStream, Rereads};
 use crate::transfer::{Destination, Upload};
 
-/// The annotation of a tar's layer: a digest of what the tar was made of.
+/// The annotation of a tar's layer with the digest of its inputs.
 pub(super) const INPUTS: &str = "dev.jackal.inputs";
-/// The annotation of a tar's layer in a package that is signed: the signature of what it was made of and of its content.
+/// The annotation of a tar's layer in a signed package: the signature of its inputs and content.
 pub(super) const INPUTS_SIGNATURE: &str = "dev.jackal.inputs.signature";
-/// What has to become another number when the tar of the same entries has other bytes.
+/// The version of the encoding. It must change when the same entries give a tar of other bytes.
 const FORM: u32 = 1;
 
 /// A tar of the package.
@@ -35,7 +35,7 @@ const FORM: u32 = 1;
 pub struct Archive {
     /// Its path in the package, such as `components/app.tar`.
     pub path: String,
-    /// What it holds, in this order.
+    /// Its files, in this order.
     pub entries: Vec<Entry>,
 }
 
@@ -46,20 +46,20 @@ pub struct Entry {
     pub path: String,
     /// Its mode, such as 0o644.
     pub mode: u32,
-    /// What decides its content: of a file its SHA-256. Entries that are equal in this hold the same bytes.
+    /// The digest that determines its content, for a file its SHA-256. Entries with equal identities have equal content.
     pub identity: Digest,
-    /// Where its content comes from.
+    /// The source of its content.
     pub origin: Arc<dyn EntrySource>,
 }
 
-/// Where the content of an entry comes from.
+/// The source of an entry's content.
 #[async_trait]
 pub trait EntrySource: Send + Sync {
-    /// The length in bytes, and the content from its beginning. It may be asked for again. Whether it is the content
-    /// that is meant is the origin's to verify: a stream of other content ends in a fault.
+    /// The length in bytes, and the content from its beginning. It may be called repeatedly. The source verifies the
+    /// content: a stream of wrong content ends in a fault.
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault>;
 
-    /// Fails where there is no such content. As little of it is read as that takes.
+    /// Fails if the content does not exist. It reads as little as possible.
     async fn exists(&self) -> Result<(), Fault> {
         self.open().await.map(drop)
     }
@@ -74,7 +74,7 @@ impl EntrySource for Bytes {
     }
 }
 
-/// A tar that stands in the package's repository.
+/// A tar in the package's repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTar {
     /// Its path in the package.
@@ -83,14 +83,14 @@ pub struct StoredTar {
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
-    /// [`Archive::inputs`] of what it was made of.
+    /// The digest of its inputs, see [`Archive::inputs`].
     pub inputs: Digest,
-    /// The signature of these three in hexadecimal, in a package that is signed.
+    /// The signature of digest, size and inputs in hexadecimal, in a signed package.
     pub signature: Option<String>,
 }
 
 impl Archive {
-    /// A digest of all that decides the tar's bytes.
+    /// The digest of everything that determines the tar's bytes.
     pub fn inputs(&self) -> Digest {
         let mut hasher = Hasher::sha256();
         hasher.update(format!("{FORM}\n").as_bytes());
@@ -103,7 +103,7 @@ impl Archive {
         hasher.finish()
     }
 
-    /// The tar, made as it is read. An entry that has another length than its origin said is a fault.
+    /// The tar, created as it is read. An entry of another length than its source announced is a fault.
     fn stream(&self) -> ByteStream<'static> {
         let entries = self.entries.clone();
         let files = stream::iter(entries).then(|entry| async move {
@@ -112,12 +112,12 @@ impl Archive {
                 Err(fault) => stream::once(async move { Err(fault) }).boxed(),
             }
         });
-        // Two blocks of zeros end a tar.
+        // A tar ends with two blocks of zeros.
         let end = stream::once(async { Ok(Bytes::from_static(&[0; 1024])) });
         files.flatten().chain(end).boxed()
     }
 
-    /// Digest and length of the tar, for which all that it holds is read.
+    /// The digest and length of the tar. All content is read for it.
     async fn measure(&self) -> Result<(Digest, u64), Fault> {
         let (mut hashing, mut size) = (BackgroundHasher::new(None), 0);
         let mut bytes = self.stream();
@@ -140,10 +140,9 @@ async fn file(entry: &Entry) -> Result<BoxStream<'static, Result<Bytes, Fault>>,
     let content = stream::unfold((content, size), move |(mut content, left)| {
         let path = path.clone();
         async move {
-            let wrong =
-                |what: &str| Fault::retryable(Reason::SourceFailed, format!("`{path}` {what} than was announced"));
+            let wrong = |what: &str| Fault::retryable(Reason::SourceFailed, format!("`{path}` {what} than announced"));
             match content.next().await {
-                // An error ends it; nothing is asked of the stream after it.
+                // The stream is not polled again after an error.
                 Some(Err(fault)) => Some((Err(fault), (stream::empty().boxed(), 0))),
                 Some(Ok(chunk)) => match left.checked_sub(chunk.len() as u64) {
                     Some(left) => Some((Ok(chunk), (content, left))),
@@ -167,7 +166,7 @@ async fn file(entry: &Entry) -> Result<BoxStream<'static, Result<Bytes, Fault>>,
     Ok(header.chain(content).chain(padding).boxed())
 }
 
-/// The blocks before an entry's content: no clock, user or host is in them.
+/// The blocks before an entry's content. They do not depend on time, user or host.
 pub(crate) async fn tar_header(path: &str, mode: u32, size: u64) -> Result<Bytes, Fault> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
@@ -177,7 +176,7 @@ pub(crate) async fn tar_header(path: &str, mode: u32, size: u64) -> Result<Bytes
     header.set_mtime(0);
     header.set_size(size);
     let mut builder = Builder::new_non_terminated(Vec::new());
-    // Without any content it writes the header alone, with an entry before it that holds a long path.
+    // With empty content it writes only the header, preceded by an entry for a long path.
     let written = builder.append_data(&mut header, path, tokio::io::empty()).await;
     written.map_err(|error| {
         Fault::stalled(
@@ -188,10 +187,10 @@ pub(crate) async fn tar_header(path: &str, mode: u32, size: u64) -> Result<Bytes
     Ok(Bytes::from(builder.get_ref().clone()))
 }
 
-/// Makes the tar stand in `repository`, and says how many bytes were sent. One of `known` that is proven to be made of the
-/// same is taken as it is when the repository holds it; one that only says so is compared with what is read, so that
-/// nothing is sent where it says the truth. `key` signs what it was made of.
-pub(super) async fn bring(
+/// Uploads the tar to `repository` unless one of `known` can be reused, and returns how many bytes were sent. A tar that is
+/// proven to have the same inputs is reused if the repository contains it; one that only claims so is compared with the
+/// content, and nothing is sent if they are equal. `key` signs the inputs.
+pub(super) async fn upload(
     archive: &Archive,
     known: &ReusableTars,
     key: Option<&SigningKey>,
@@ -210,16 +209,16 @@ pub(super) async fn bring(
     if let Some(tar) = known.get(&inputs)
         && repository.holds(&tar.blob.digest).await? == Some(tar.blob.size)
     {
-        let of_tar = (tar.blob.digest.clone(), tar.blob.size);
+        let existing = (tar.blob.digest.clone(), tar.blob.size);
         let same = tar.proven
             || loop {
                 match archive.measure().await {
-                    Ok(measured) => break measured == of_tar,
+                    Ok(measured) => break measured == existing,
                     Err(fault) => rereads.retry_after(within(fault))?,
                 }
             };
         if same {
-            return Ok((archived(of_tar.0, of_tar.1), 0));
+            return Ok((archived(existing.0, existing.1), 0));
         }
     }
     loop {

@@ -1,5 +1,5 @@
-//! The artifact of a package, as `package pull|inspect|deploy oci://` of Jackal's and Zarf's commands read it:
-//! one layer for every file of the package. No IO: the same images in any order give the same digests.
+//! The artifact of a package, as `package pull|inspect|deploy oci://` of Jackal's and Zarf's commands read it: one layer for
+//! each file of the package. No IO: the same images in any order give the same digests.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,97 +15,99 @@ use crate::oci::{
 
 /// The annotation with a layer's path in the package (OCI image specification, "Annotations").
 pub(crate) const TITLE: &str = "org.opencontainers.image.title";
-/// The annotation by which ORAS, and Zarf with it, names an image in a layout.
+/// The annotation with an image's name in a layout, for ORAS and Zarf.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The annotation by which Jackal, and older Zarf, names an image in a layout.
+/// The annotation with an image's name in a layout, for Jackal and older versions of Zarf.
 pub(super) const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The path of the list of images.
 pub(crate) const LAYOUT_INDEX: &str = "images/index.json";
-/// The path of the file that marks the folder of the images as an OCI layout.
+/// The path of the file that marks the directory of the images as an OCI layout.
 pub(crate) const LAYOUT_MARKER: &str = "images/oci-layout";
-/// The folder with the blobs of the images, each named by its digest.
+/// The directory with the blobs of the images, each named by its digest.
 pub(crate) const LAYOUT_BLOBS: &str = "images/blobs/sha256/";
-/// The Unix epoch, as the annotation `created` writes it.
+/// The Unix epoch in the format of the annotation `created`.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
-/// An image that stands in the registry.
+/// An image in the registry.
 #[derive(Clone, Debug)]
 pub struct ArtifactImage {
     /// The name under which the package lists it.
     pub reference: Reference,
-    /// The repository of the registry that holds its blobs.
+    /// The repository that contains its blobs.
     pub repository: String,
-    /// Its manifest or index.
+    /// The digest of its manifest or index.
     pub root: Digest,
-    /// Every manifest below the root, the root included, in any order; others are left out of the artifact.
+    /// The root and all manifests below it, in any order; others are ignored.
     pub documents: Vec<Document>,
-    /// The foreign layers that the repository holds; others are left out of the artifact.
+    /// The foreign layers that the repository contains; others are omitted from the artifact.
     pub foreign: BTreeSet<Digest>,
 }
 
 impl ArtifactImage {
-    /// Media type, digest and length of the root, if it is there.
+    /// The media type, digest and size of the root, if it is among the documents.
     pub(super) fn root_descriptor(&self) -> Option<Descriptor> {
         let root = self.documents.iter().find(|document| *document.digest() == self.root)?;
         Some(root.descriptor.clone())
     }
 }
 
-/// A blob of an image that has to stand in the package's repository too.
+/// A blob of an image that the package's repository needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// The blob.
     pub blob: Descriptor,
-    /// A repository of the same registry that holds it.
+    /// A repository of the same registry that contains it.
     pub from: String,
 }
 
-/// Signs a package's definition, the bytes of which are given: the path of the signature in the package, and its content.
-/// The same bytes must give the same signature, or a package would be published at every look.
+/// Signs the bytes of a package's definition and returns the path of the signature in the package, and its content. It must
+/// be deterministic, or a package would be published at every reconciliation.
 pub type SignDefinition = dyn Fn(&[u8]) -> Result<(String, Bytes), Fault> + Send + Sync;
 
-/// What a package consists of, as far as it stands in the registry already.
+/// The inputs of an artifact, which are in the registry already.
 #[derive(Clone, Copy, Default)]
 pub struct ArtifactContents<'a> {
     /// Its images.
     pub images: &'a [ArtifactImage],
-    /// Its tars, which the package's own repository holds.
+    /// Its tars, in the package's own repository.
     pub archives: &'a [StoredTar],
-    /// What signs its definition.
+    /// Signs its definition.
     pub sign: Option<&'a SignDefinition>,
 }
 
-/// Everything that the registry has to hold for one package of one architecture.
+/// Everything that the registry has to contain for one package of one architecture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
-    /// The files that are made here, by their paths in the package. The images' manifests are among them: a
-    /// registry keeps them as manifests, which cannot be mounted as blobs.
+    /// The generated files, by their paths in the package. They include the images' manifests, which a registry cannot mount
+    /// as blobs.
     pub files: BTreeMap<String, Bytes>,
     /// The manifest's config.
     pub config: Bytes,
-    /// The images' configurations and layers, by digest.
+    /// The images' configurations and layers, sorted by digest.
     pub mounts: Vec<Mount>,
     /// The package's manifest.
     pub manifest: Document,
-    /// Bytes of all of it, each blob counted once.
+    /// The total size in bytes, each blob counted once.
     pub size: u64,
     architecture: String,
 }
 
 impl Artifact {
-    /// Computes the artifact of `definition` with `contents`. An image whose documents are not whole is a
-    /// retryable fault; content that the package's form cannot hold is a stalled one.
+    /// Computes the artifact of `definition` with `contents`.
+    ///
+    /// # Errors
+    /// A retryable fault if manifests of an image are missing; a stalled one for content that the format does not support.
     pub fn of(definition: &Definition, contents: ArtifactContents<'_>) -> Result<Self, Fault> {
-        let mut gathered = UniqueBlobs::default();
+        let mut unique = UniqueBlobs::default();
         for image in contents.images {
-            gathered.take(image)?;
+            unique.add(image)?;
         }
-        let has_index = gathered
+        let has_index = unique
             .roots
             .iter()
             .any(|(_, root)| media_type::is_index(&root.media_type));
-        let index_json = gathered.layout_index(definition)?;
-        let UniqueBlobs { manifests, blobs, .. } = gathered;
+        let index_json = unique.layout_index(definition)?;
+        let UniqueBlobs { manifests, blobs, .. } = unique;
 
         let mut files: BTreeMap<String, Bytes> = manifests
             .iter()
@@ -118,24 +120,24 @@ impl Artifact {
             );
             files.insert(LAYOUT_INDEX.to_owned(), index_json);
         }
-        // A blob that is one of the manifests too is among the files already.
+        // A blob that is also a manifest is among the files already.
         let mounts: Vec<Mount> = blobs
             .into_values()
             .filter(|mount| !manifests.contains_key(&mount.blob.digest))
             .collect();
 
         let checksums = checksums(&layers(&files, &mounts, contents.archives));
-        let sealed = definition.sealed(Digest::of(&checksums).hex(), has_index);
-        let yaml = sealed.yaml()?;
+        let complete = definition.with_checksum(Digest::of(&checksums).hex(), has_index);
+        let yaml = complete.yaml()?;
         files.insert("checksums.txt".to_owned(), checksums);
         if let Some(sign) = contents.sign {
             let (path, signature) = sign(&yaml)?;
             files.insert(path, signature);
         }
         files.insert(definition.dialect.file.to_owned(), yaml);
-        let config = sealed.json()?;
+        let config = complete.json()?;
         let layers = layers(&files, &mounts, contents.archives);
-        let manifest = manifest(&sealed, &layers, &config)?;
+        let manifest = manifest(&complete, &layers, &config)?;
         let size = size(&layers, &config, &manifest);
         Ok(Self {
             files,
@@ -147,7 +149,7 @@ impl Artifact {
         })
     }
 
-    /// The manifest's entry in the index that stands under the package's tag.
+    /// The manifest's entry in the index under the package's tag.
     pub fn entry(&self) -> Descriptor {
         Descriptor {
             platform: Some(Self::platform(&self.architecture)),
@@ -161,7 +163,7 @@ impl Artifact {
     }
 }
 
-/// What the images consist of, each thing once.
+/// The distinct manifests and blobs of all images.
 #[derive(Default)]
 struct UniqueBlobs {
     roots: Vec<(Reference, Descriptor)>,
@@ -170,7 +172,7 @@ struct UniqueBlobs {
 }
 
 impl UniqueBlobs {
-    fn take(&mut self, image: &ArtifactImage) -> Result<(), Fault> {
+    fn add(&mut self, image: &ArtifactImage) -> Result<(), Fault> {
         let within = |fault: Fault| fault.with_context(format_args!("image `{}`", image.reference));
         let documents: BTreeMap<&Digest, &Document> = image
             .documents
@@ -187,7 +189,7 @@ impl UniqueBlobs {
                 return Err(within(Fault::retryable(
                     Reason::PackageFailed,
                     format!(
-                        "its manifest {digest} is not in the registry (repository `{}`); it is brought again with the next try",
+                        "its manifest {digest} is not in the registry (repository `{}`); the next attempt copies it again",
                         image.repository
                     ),
                 )));
@@ -202,7 +204,7 @@ impl UniqueBlobs {
                     for child in &index.manifests {
                         match child.is_manifest_or_untyped() || documents.contains_key(&child.digest) {
                             true => open.push(&child.digest),
-                            false => self.take_blob(child, &image.repository).map_err(within)?,
+                            false => self.add_blob(child, &image.repository).map_err(within)?,
                         }
                     }
                 }
@@ -210,7 +212,7 @@ impl UniqueBlobs {
                     let foreign = manifest.foreign_layers().into_iter();
                     let foreign = foreign.filter(|layer| image.foreign.contains(&layer.digest));
                     for blob in manifest.blobs().into_iter().chain(foreign) {
-                        self.take_blob(blob, &image.repository).map_err(within)?;
+                        self.add_blob(blob, &image.repository).map_err(within)?;
                     }
                 }
             }
@@ -218,7 +220,7 @@ impl UniqueBlobs {
         Ok(())
     }
 
-    fn take_blob(&mut self, blob: &Descriptor, repository: &str) -> Result<(), Fault> {
+    fn add_blob(&mut self, blob: &Descriptor, repository: &str) -> Result<(), Fault> {
         check_digest(&blob.digest)?;
         match self.blobs.entry(blob.digest.clone()) {
             Entry::Vacant(free) => {
@@ -233,12 +235,12 @@ impl UniqueBlobs {
                     return Err(Fault::stalled(
                         Reason::PackageFailed,
                         format!(
-                            "blob {} has {} bytes in one manifest and {} in another; push the image that is wrong again",
+                            "blob {} has {} bytes in one manifest and {} in another; push the wrong image again",
                             blob.digest, known.blob.size, blob.size
                         ),
                     ));
                 }
-                // The least of all, so that the order of the images decides nothing.
+                // The least one, so that the order of the images does not matter.
                 if (repository, blob.media_type.as_str()) < (&known.from, &known.blob.media_type) {
                     known.from = repository.to_owned();
                     known.blob.media_type.clone_from(&blob.media_type);
@@ -255,10 +257,10 @@ impl UniqueBlobs {
             let name = reference.to_string();
             let child = match definition.dialect.reads_indexes {
                 true => None,
-                false => self.image_of(root, definition.architecture()),
+                false => self.image_for(root, definition.architecture()),
             };
-            // Jackal takes the entry with its base name for a single image and fails on an index. It gets the
-            // one of the package's architecture; the index keeps the name for everybody else.
+            // Jackal expects a single image in the entry with its base name and fails on an index. So that entry is the
+            // image of the package's architecture, and the index has the name that the other tools read.
             match child {
                 Some(child) => {
                     entries.push(annotated(root, &[REF_NAME], &name));
@@ -275,7 +277,7 @@ impl UniqueBlobs {
     }
 
     /// The Linux image of `architecture` in the index `root`.
-    fn image_of(&self, root: &Descriptor, architecture: &str) -> Option<&Descriptor> {
+    fn image_for(&self, root: &Descriptor, architecture: &str) -> Option<&Descriptor> {
         let index = self.manifests.get(&root.digest)?.index()?;
         let child = index.manifests.iter().find(|child| {
             let linux = Platform::new("linux", architecture);
@@ -296,14 +298,14 @@ fn blob_path(digest: &Digest) -> String {
     format!("{LAYOUT_BLOBS}{}", digest.hex())
 }
 
-/// The package's paths and checksums know SHA-256 only.
+/// Checks that a digest is SHA-256, the only algorithm of the package's paths and checksums.
 fn check_digest(digest: &Digest) -> Result<(), Fault> {
     if digest.algorithm() == "sha256" {
         return Ok(());
     }
     Err(Fault::stalled(
         Reason::PackageFailed,
-        format!("it holds {digest}, and a package takes sha256 only; build the image again with sha256 digests"),
+        format!("it contains {digest}, but a package supports only sha256; build the image again with sha256 digests"),
     ))
 }
 
@@ -312,8 +314,8 @@ struct Layer {
     path: String,
     digest: Digest,
     size: u64,
-    /// Of a tar, what it was made of, and the signature of that.
-    made_of: Option<(Digest, Option<String>)>,
+    /// For a tar, the digest of its inputs and the signature of that.
+    inputs: Option<(Digest, Option<String>)>,
 }
 
 fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[StoredTar]) -> Vec<Layer> {
@@ -321,24 +323,24 @@ fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[StoredT
         path: path.clone(),
         digest: Digest::of(content),
         size: content.len() as u64,
-        made_of: None,
+        inputs: None,
     });
     let mounted = mounts.iter().map(|Mount { blob, .. }| Layer {
         path: blob_path(&blob.digest),
         digest: blob.digest.clone(),
         size: blob.size,
-        made_of: None,
+        inputs: None,
     });
     let archived = archives.iter().map(|archive| Layer {
         path: archive.path.clone(),
         digest: archive.digest.clone(),
         size: archive.size,
-        made_of: Some((archive.inputs.clone(), archive.signature.clone())),
+        inputs: Some((archive.inputs.clone(), archive.signature.clone())),
     });
     made.chain(mounted).chain(archived).collect()
 }
 
-/// `checksums.txt`: `<sha256> <path>` a line, sorted, with a newline at the end even where there is no line.
+/// `checksums.txt`: sorted lines `<sha256> <path>`, with a newline at the end even if there is no line.
 fn checksums(layers: &[Layer]) -> Bytes {
     let line = |layer: &Layer| format!("{} {}", layer.digest.hex(), layer.path);
     let mut lines: Vec<String> = layers.iter().map(line).collect();
@@ -346,42 +348,46 @@ fn checksums(layers: &[Layer]) -> Bytes {
     (lines.join("\n") + "\n").into()
 }
 
-fn manifest(sealed: &Definition, layers: &[Layer], config: &Bytes) -> Result<Document, Fault> {
+fn manifest(definition: &Definition, layers: &[Layer], config: &Bytes) -> Result<Document, Fault> {
     let count = layers.len();
     let descriptor = |layer: &Layer| {
-        let made_of = layer.made_of.iter().flat_map(|(inputs, signature)| {
+        let inputs = layer.inputs.iter().flat_map(|(inputs, signature)| {
             let signature = signature.iter().map(|signature| (INPUTS_SIGNATURE, signature.clone()));
             [(INPUTS, inputs.to_string())].into_iter().chain(signature)
         });
         Descriptor {
             annotations: [(TITLE, layer.path.clone())]
                 .into_iter()
-                .chain(made_of)
+                .chain(inputs)
                 .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
-            ..Descriptor::new(sealed.dialect.layer, layer.digest.clone(), layer.size)
+            ..Descriptor::new(definition.dialect.layer, layer.digest.clone(), layer.size)
         }
     };
     let mut layers: Vec<Descriptor> = layers.iter().map(descriptor).collect();
-    // The definition first, for Flux's OCIRepository takes one layer alone, the first of its media type: a few lines of
-    // text, not whichever blob of an image has the least digest. Those who read packages go by the titles.
-    let place = |layer: &Descriptor| {
+    // The definition is the first layer, because Flux's OCIRepository reads only the first layer of its media type: this
+    // should be a few lines of text and not a blob of an image. Readers of packages go by the titles.
+    let is_not_definition = |layer: &Descriptor| {
         layer
             .annotations
             .get(TITLE)
-            .is_none_or(|path| path != sealed.dialect.file)
+            .is_none_or(|path| path != definition.dialect.file)
     };
     layers.sort_by(|left, right| {
-        (place(left), &left.digest, &left.annotations).cmp(&(place(right), &right.digest, &right.annotations))
+        (is_not_definition(left), &left.digest, &left.annotations).cmp(&(
+            is_not_definition(right),
+            &right.digest,
+            &right.annotations,
+        ))
     });
 
-    let config = Descriptor::new(sealed.dialect.config, Digest::of(config), config.len() as u64);
+    let config = Descriptor::new(definition.dialect.config, Digest::of(config), config.len() as u64);
     let mut manifest = Manifest::new(config, layers);
     manifest.annotations = [
-        (TITLE, sealed.name()),
+        (TITLE, definition.name()),
         (
             "org.opencontainers.image.description",
-            sealed.metadata.description.as_str(),
+            definition.metadata.description.as_str(),
         ),
         ("org.opencontainers.image.created", EPOCH),
     ]
@@ -393,8 +399,8 @@ fn manifest(sealed: &Definition, layers: &[Layer], config: &Bytes) -> Result<Doc
         return Err(Fault::stalled(
             Reason::PackageFailed,
             format!(
-                "package `{}` has {} files, and its manifest would be longer than the {MANIFEST_LIMIT} bytes that a registry takes; make two packages of it",
-                sealed.name(),
+                "package `{}` has {} files, so its manifest would be longer than the {MANIFEST_LIMIT} bytes that a registry accepts; split it into two packages",
+                definition.name(),
                 count
             ),
         ));

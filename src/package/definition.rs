@@ -5,26 +5,26 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::component::{Found, Listing};
+use super::component::{ComponentContent, Listing};
 use super::plan::Plan;
 use crate::api::v1alpha1::{JackalPackageSpec, PackageFormat};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, media_type};
 use crate::signing::DEFINITION_SIGNATURE;
 
-/// The version of the artifact's form, as `build.version`. It is not the program's version, so that an upgrade
-/// of the operator which writes the same artifact does not publish every package again.
+/// The version of the artifact's format, for `build.version`. It is not the program's version, so that an upgrade of the
+/// operator does not publish every package again.
 const FORM: &str = "v1.0.0";
-/// Who built it. No host or user name: the same package built anywhere has the same digest.
+/// The builder's name. It contains no host or user name, so that the same package has the same digest everywhere.
 const BUILDER: &str = "jackal-operator";
-/// The Unix epoch as Go's RFC1123Z writes it: an artifact that knows no clock.
+/// The Unix epoch in Go's format RFC1123Z, so that the artifact does not depend on the time.
 const EPOCH: &str = "Thu, 01 Jan 1970 00:00:00 +0000";
-/// The architecture of a package that names none.
+/// The default architecture.
 const ARCHITECTURE: &str = "amd64";
-/// The longest part of a repository's path that a package's name may be: what Kubernetes takes for a name.
+/// The longest name of a package: the limit of Kubernetes.
 const NAME_LIMIT: usize = 253;
 
-/// What differs between an artifact for Jackal's commands and one for Zarf's.
+/// The differences between an artifact for Jackal's commands and one for Zarf's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Dialect {
     /// The definition's `kind`.
@@ -35,10 +35,9 @@ pub(super) struct Dialect {
     pub config: &'static str,
     /// The media type of every layer.
     pub layer: &'static str,
-    /// Whether its commands find the image of a platform within an index by themselves.
+    /// Whether its commands select the image for a platform from an index.
     pub reads_indexes: bool,
-    /// The path of the bundle that signs the definition. Jackal's commands have none: they are from before there were
-    /// bundles, and take no file that they do not know.
+    /// The path of the bundle that signs the definition. Jackal's commands are older than bundles and refuse unknown files.
     pub signature: Option<&'static str>,
 }
 
@@ -60,9 +59,9 @@ const JACKAL: Dialect = Dialect {
     signature: None,
 };
 
-/// A package definition without the checksum of the artifact's files, which only the artifact knows.
+/// A package definition without the checksum of the artifact's files, which [`super::Artifact`] adds.
 ///
-/// The same package gives the same bytes: there is no clock, host name or random number in it.
+/// The same package gives the same bytes: it contains no time, host name or random number.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Definition {
     kind: &'static str,
@@ -125,9 +124,10 @@ struct Component {
 }
 
 impl Definition {
-    /// The definition of the package `name`. Images are listed by their normalised references, under which
-    /// `images/index.json` holds them too. A name or version that a registry or a file system would not take
-    /// is a stalled fault.
+    /// The definition of the package `name`. Images are listed by their normalised references, as in `images/index.json`.
+    ///
+    /// # Errors
+    /// A stalled fault for a name or version that a registry or a file system would refuse.
     pub fn of(name: &str, spec: &JackalPackageSpec, plan: &Plan) -> Result<Self, Fault> {
         check_name(name)?;
         check_version(spec.version())?;
@@ -153,7 +153,7 @@ impl Definition {
                     .images
                     .iter()
                     .filter(|image| image.components.contains(&component.name))
-                    .map(|image| image.listed().to_string())
+                    .map(|image| image.package_reference().to_string())
                     .collect(),
                 listing: Listing::default(),
             })
@@ -184,7 +184,7 @@ impl Definition {
         })
     }
 
-    /// The definition of a package that leaves out `omitted`, because `version` holds them.
+    /// The definition of a package that omits the images `omitted`, because `version` contains them.
     pub fn differential(mut self, version: &str, omitted: &BTreeSet<String>) -> Self {
         self.build.differential = true;
         version.clone_into(&mut self.build.differential_package_version);
@@ -194,16 +194,16 @@ impl Definition {
         self
     }
 
-    /// The same with what was found of the components of `spec`, of which it is, in their order.
-    pub fn holding(mut self, spec: &JackalPackageSpec, found: &[Found]) -> Self {
+    /// The same with the content of the components of `spec`, its own spec, in their order.
+    pub fn with_contents(mut self, spec: &JackalPackageSpec, found: &[ComponentContent]) -> Self {
         for ((listed, component), found) in self.components.iter_mut().zip(&spec.components).zip(found) {
             listed.listing = Listing::of(component, found);
         }
         self
     }
 
-    /// The definition of a package that has a signature of it in itself; unchanged where the commands that it is for know
-    /// no such file.
+    /// The definition of a package that contains the definition's signature; unchanged if the commands of its dialect do not
+    /// support one.
     pub fn signed(mut self) -> Self {
         if let Some(file) = self.dialect.signature {
             self.build.signed = true;
@@ -216,7 +216,7 @@ impl Definition {
         self
     }
 
-    /// The path of the signature in the package, of a definition that is [`Definition::signed`].
+    /// The path of the signature in the package, if the definition is [`Definition::signed`].
     pub fn signature_path(&self) -> Option<&'static str> {
         self.dialect.signature.filter(|_| self.build.signed)
     }
@@ -231,23 +231,23 @@ impl Definition {
         &self.metadata.version
     }
 
-    /// The architecture whose entry in the index it is.
+    /// The architecture of its entry in the index.
     pub fn architecture(&self) -> &str {
         &self.build.architecture
     }
 
-    /// The definition as the artifact holds it: with the hexadecimal SHA-256 of `checksums.txt`, and with what
-    /// images of several platforms ask of Zarf.
-    pub(super) fn sealed(&self, checksum: &str, has_index: bool) -> Self {
-        let mut sealed = self.clone();
-        sealed.metadata.aggregate_checksum = checksum.to_owned();
+    /// The definition as the artifact contains it: with the hexadecimal SHA-256 of `checksums.txt`, and with the version of
+    /// Zarf that images of several platforms require.
+    pub(super) fn with_checksum(&self, checksum: &str, has_index: bool) -> Self {
+        let mut complete = self.clone();
+        complete.metadata.aggregate_checksum = checksum.to_owned();
         if has_index && self.dialect.reads_indexes {
-            sealed.build.version_requirements.push(VersionRequirement {
+            complete.build.version_requirements.push(VersionRequirement {
                 version: "v0.77.0",
                 reason: "The package holds images of several platforms.",
             });
         }
-        sealed
+        complete
     }
 
     /// The document, as YAML.
@@ -263,7 +263,7 @@ impl Definition {
         })
     }
 
-    /// The same as JSON, which is the manifest's config.
+    /// The same as JSON, for the manifest's config.
     pub(super) fn json(&self) -> Result<Bytes, Fault> {
         serde_json::to_vec(self).map(Bytes::from).map_err(|error| {
             Fault::stalled(
@@ -277,7 +277,7 @@ impl Definition {
     }
 }
 
-/// Distribution specification, "Pulling manifests": one part of a repository's name.
+/// Checks that a package's name is a valid part of a repository's name (distribution specification, "Pulling manifests").
 fn check_name(name: &str) -> Result<(), Fault> {
     let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let separator = |text: &str| matches!(text, "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
@@ -291,13 +291,13 @@ fn check_name(name: &str) -> Result<(), Fault> {
     Err(Fault::stalled(
         Reason::InvalidSpec,
         format!(
-            "`{}` is not a package's name: it is a repository's name too, so write lower-case letters and digits with '-' or '.' between them",
+            "`{}` is not a package's name: it is also the name of a repository, so write lower-case letters and digits with '-' or '.' between them",
             name.chars().take(80).collect::<String>()
         ),
     ))
 }
 
-/// Distribution specification, "Pulling manifests": a tag.
+/// Checks that a package's version is a valid tag (distribution specification, "Pulling manifests").
 fn check_version(version: &str) -> Result<(), Fault> {
     let first = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let rest = |byte: u8| first(byte) || byte == b'.' || byte == b'-';

@@ -1,4 +1,4 @@
-//! The names that the objects of one file have in its destination, each of which belongs to one of them. No IO.
+//! Which object of a file owns which name in the file's destination. Each name belongs to one object. No IO.
 
 use std::collections::HashMap;
 
@@ -8,27 +8,27 @@ use crate::api::v1alpha1::{JackalPackageSpec, SourceKind};
 use crate::fault::{Disposition, Fault};
 use crate::oci::Compression;
 
-/// Who has which name, written `repository:tag`.
+/// The owners of each name, written `repository:tag`.
 #[derive(Debug, Default)]
-pub struct Names(HashMap<String, Vec<Holder>>);
+pub struct NameOwners(HashMap<String, Vec<NameOwner>>);
 
 #[derive(Debug)]
-struct Holder {
-    /// The object, for people.
-    owner: String,
-    content: Content,
+struct NameOwner {
+    /// The object, as messages name it.
+    object: String,
+    content: OwnedContent,
 }
 
-/// What an object has under a name.
+/// What an object publishes under a name.
 #[derive(Debug, PartialEq, Eq)]
-enum Content {
+enum OwnedContent {
     /// The artifact of a package, which shares its name with those of other architectures.
     Artifact { architecture: String },
-    /// An image; only what a docker engine keeps unpacked is compressed on its way.
+    /// An image, and how its layers are compressed: only layers that a docker engine keeps unpacked are.
     Image(ImageRequest, Option<Compression>),
 }
 
-impl Content {
+impl OwnedContent {
     fn of_artifact(spec: &JackalPackageSpec) -> Self {
         let architecture = spec.architecture.clone().unwrap_or_else(|| "amd64".to_owned());
         Self::Artifact { architecture }
@@ -39,8 +39,8 @@ impl Content {
         Self::Image(image.request.clone(), compressed.then_some(compression))
     }
 
-    /// Whether the two cannot have one name.
-    fn contends(&self, other: &Self) -> bool {
+    /// Whether the two cannot share a name.
+    fn conflicts_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Image(..), Self::Image(..)) => self != other,
             (Self::Artifact { .. }, Self::Artifact { .. }) => self == other,
@@ -49,82 +49,87 @@ impl Content {
     }
 }
 
-impl Names {
-    /// Gives `owner`, a package whose artifact is to be in `repository`, the name of that, unless it has it: before all
-    /// images of the file, for a package has no other name.
+impl NameOwners {
+    /// Assigns the name of an artifact in `repository` to the package `owner`. It is called for all packages of the file
+    /// before [`NameOwners::add_images`], because an image can do without its plain tag and a package has only one name.
     pub fn add_artifact(&mut self, owner: &str, repository: &str, spec: &JackalPackageSpec) {
         if let Some(version) = &spec.version {
-            self.add(format!("{repository}:{version}"), owner, Content::of_artifact(spec));
+            self.add(
+                format!("{repository}:{version}"),
+                owner,
+                OwnedContent::of_artifact(spec),
+            );
         }
     }
 
-    /// That no earlier object has the name of the artifact of `owner`.
+    /// Checks that no earlier object owns the name of the artifact of `owner`.
     ///
     /// # Errors
-    /// [`Fault::conflict`], stalled, that names the object that has it.
+    /// A stalled [`Fault::conflict`] that names the object that owns it.
     pub fn check_artifact(&self, owner: &str, repository: &str, spec: &JackalPackageSpec) -> Result<(), Fault> {
         let name = format!("{repository}:{}", spec.version());
-        match self.holder(&name, owner, &Content::of_artifact(spec)) {
+        match self.earlier_owner(&name, owner, &OwnedContent::of_artifact(spec)) {
             None => Ok(()),
-            Some(holder) => Err(conflict(format!(
-                "the artifact {name} belongs to {holder} of the same file; give {owner} another name or version"
+            Some(other) => Err(conflict(format!(
+                "the artifact {name} belongs to {other} of the same file; give {owner} another name or version"
             ))),
         }
     }
 
-    /// Gives `owner` the names of the images of its `plan`. Plain tags that others have are left out of it.
+    /// Assigns the names of the images of `plan` to `owner`. Plain tags that other objects own are removed from the plan.
     ///
     /// # Errors
-    /// [`Fault::conflict`], stalled, that names the object that has the name of one of them.
+    /// A stalled [`Fault::conflict`] that names the object that owns the name of one of them.
     pub fn add_images(&mut self, owner: &str, plan: &mut Plan, compression: Compression) -> Result<(), Fault> {
         let name = |image: &PlannedImage, tag: &str| format!("{}:{tag}", image.location.repository);
         for image in &plan.images {
             let Some(first) = image.location.tags.first().map(|tag| name(image, tag)) else {
                 continue;
             };
-            if let Some(holder) = self.holder(&first, owner, &Content::of_image(image, compression)) {
+            if let Some(other) = self.earlier_owner(&first, owner, &OwnedContent::of_image(image, compression)) {
                 return Err(conflict(format!(
-                    "`{}` of {owner} would be {first}, which belongs to {holder} of the same file; give it another tag or naming, or remove one of them",
+                    "`{}` of {owner} would be {first}, which belongs to {other} of the same file; give it another tag or naming, or remove one of them",
                     image.spec.image
                 )));
             }
         }
         for image in &mut plan.images {
             let plain = image.location.plain_tag().map(|tag| name(image, tag));
-            let holder = plain.and_then(|plain| self.holder(&plain, owner, &Content::of_image(image, compression)));
-            if let Some(holder) = holder.map(|holder| format!("{holder} of the same file")) {
-                image.location.omit_plain_tag(&holder);
+            let other =
+                plain.and_then(|plain| self.earlier_owner(&plain, owner, &OwnedContent::of_image(image, compression)));
+            if let Some(other) = other.map(|other| format!("{other} of the same file")) {
+                image.location.omit_plain_tag(&other);
                 image.plain_tag = false;
             }
             for tag in &image.location.tags {
-                self.add(name(image, tag), owner, Content::of_image(image, compression));
+                self.add(name(image, tag), owner, OwnedContent::of_image(image, compression));
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, name: String, owner: &str, content: Content) {
-        let holders = self.0.entry(name).or_default();
-        if !holders
+    fn add(&mut self, name: String, owner: &str, content: OwnedContent) {
+        let owners = self.0.entry(name).or_default();
+        if !owners
             .iter()
-            .any(|known| known.owner == owner && known.content == content)
+            .any(|known| known.object == owner && known.content == content)
         {
-            let owner = owner.to_owned();
-            holders.push(Holder { owner, content });
+            let object = owner.to_owned();
+            owners.push(NameOwner { object, content });
         }
     }
 
-    /// Who had `name` before `owner`, which has other content for it.
-    fn holder(&self, name: &str, owner: &str, content: &Content) -> Option<&str> {
-        let holders = self.0.get(name)?.iter();
-        // What one object has is up to its plan.
-        let mut before = holders.take_while(|holder| holder.owner != owner);
-        let holder = before.find(|holder| holder.content.contends(content))?;
-        Some(&holder.owner)
+    /// The object that owned `name` before `owner` and has other content for it.
+    fn earlier_owner(&self, name: &str, owner: &str, content: &OwnedContent) -> Option<&str> {
+        let owners = self.0.get(name)?.iter();
+        // Conflicts within one object are its plan's to report.
+        let mut before = owners.take_while(|earlier| earlier.object != owner);
+        let other = before.find(|earlier| earlier.content.conflicts_with(content))?;
+        Some(&other.object)
     }
 }
 
-/// No other try of the same file succeeds.
+/// Stalled, because a retry of the same file cannot succeed.
 fn conflict(message: String) -> Fault {
     Fault {
         disposition: Disposition::Stalled,
@@ -148,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_two_images_has_the_name() {
-        let mut names = Names::default();
+    fn the_first_of_two_images_owns_the_name() {
+        let mut names = NameOwners::default();
         let mut first = plan("Plain", &["ghcr.io/x/app:1", "ghcr.io/x/other:1"]);
         names.add_images("one", &mut first, Compression::Zstd).unwrap();
         names.add_images("same", &mut first.clone(), Compression::Gzip).unwrap();
@@ -171,8 +176,8 @@ mod tests {
     }
 
     #[test]
-    fn an_artifact_goes_before_images_and_its_like() {
-        let mut names = Names::default();
+    fn an_artifact_takes_precedence_over_images_and_later_artifacts() {
+        let mut names = NameOwners::default();
         let package = spec("Plain", &[]);
         names.add_artifact("package", "x/app", &package);
         names.add_artifact("twin", "x/app", &package);

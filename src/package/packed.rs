@@ -1,30 +1,30 @@
-//! Images that are about to be packed, held against the signatures that they must have: what a status says of an image is no
-//! proof, and what stands in the destination may be another one than was verified.
+//! Verifies the signatures of images before they are packed. The status of an image is not a proof, and the destination may
+//! contain another image than the one that was verified.
 
 use std::sync::Arc;
 
-use super::verification::{SignatureStore, Stored, VerificationCache, VerifiedSource, verify};
+use super::verification::{VerificationCache, VerifiedSource, verify};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Platform, Reference};
 use crate::signing::Requirement;
 use crate::source::ImageSource;
 use crate::transfer::Destination;
 
-/// An image that stands in the destination.
+/// An image in the destination.
 pub struct PackedImage<'a> {
-    /// What it is read as.
+    /// The reference that is read at its source.
     pub reference: &'a Reference,
-    /// The platforms that were asked for; empty means all.
+    /// The requested platforms; empty means all.
     pub platforms: &'a [Platform],
-    /// The digest of its manifest or index, under which it is packed.
+    /// The digest of its manifest or index, which is packed.
     pub digest: &'a Digest,
-    /// The repository that it stands in.
+    /// The repository that contains it.
     pub destination: &'a dyn Destination,
 }
 
 impl PackedImage<'_> {
-    /// That it satisfies every one of `requirements`. `source` gives where it is read, and is asked only where the signatures
-    /// are not beside the image. `verified` remembers what held: a repeat asks nobody.
+    /// Checks that it satisfies all `requirements`. `source` returns its source, and is called only if the destination does
+    /// not contain the signatures. Results are cached in `verified`, so that a repeat sends no request.
     pub async fn verify(
         &self,
         requirements: Vec<Requirement>,
@@ -35,59 +35,49 @@ impl PackedImage<'_> {
             return Ok(());
         }
         let key = self.key(&requirements);
-        if verified.knows(&key) {
+        if verified.contains(&key) {
             return Ok(());
         }
         let checked = match self.platforms.is_empty() {
             true => self.verify_whole(&requirements, source).await,
             false => self.verify_chosen(requirements, verified, source).await,
         };
-        checked.map_err(|fault| fault.with_context(format_args!("`{}`, which is to be packed", self.reference)))?;
-        verified.note(key);
+        checked.map_err(|fault| fault.with_context(format_args!("the package cannot include `{}`", self.reference)))?;
+        verified.insert(key);
         Ok(())
     }
 
     fn key(&self, requirements: &[Requirement]) -> Digest {
-        let marks = requirements
+        let fingerprints = requirements
             .iter()
             .map(|requirement| requirement.fingerprint().to_string());
-        let marks: Vec<String> = marks.collect();
+        let fingerprints: Vec<String> = fingerprints.collect();
         let platforms: Vec<String> = self.platforms.iter().map(ToString::to_string).collect();
         let (reference, digest) = (self.reference, self.digest);
         let text = format!(
             "packed {reference} {} {digest}\n{}",
             platforms.join(","),
-            marks.join("\n")
+            fingerprints.join("\n")
         );
         Digest::of(text.as_bytes())
     }
 
-    /// The image as its source has it: its signatures are about its digest, wherever they are.
+    /// Verifies an unchanged image. Its signatures are for its digest, so they may be in the destination or at the source.
     async fn verify_whole(
         &self,
         requirements: &[Requirement],
         source: impl AsyncFnOnce() -> Result<Arc<dyn ImageSource>, Fault>,
     ) -> Result<(), Fault> {
-        let store = Stored(self.destination);
-        let what = store.name();
-        let beside = verify(&store, self.digest, requirements, &what).await;
-        let Err(fault) = beside else { return Ok(()) };
+        let in_destination = verify(self.destination, self.digest, requirements, &self.destination.name()).await;
+        let Err(fault) = in_destination else { return Ok(()) };
         let source = source().await?;
         match source.repository(self.reference) {
-            Some(repository) => {
-                verify(
-                    &repository,
-                    self.digest,
-                    requirements,
-                    &SignatureStore::name(&repository),
-                )
-                .await
-            }
+            Some(repository) => verify(&*repository, self.digest, requirements, &repository.name()).await,
             None => Err(fault),
         }
     }
 
-    /// An image of some platforms: the index is signed that these are chosen from, so they are chosen once more.
+    /// Verifies an image of selected platforms: the index from which they are selected is signed, so they are selected again.
     async fn verify_chosen(
         &self,
         requirements: Vec<Requirement>,
@@ -103,7 +93,7 @@ impl PackedImage<'_> {
         Err(Fault::retryable(
             Reason::VerificationError,
             format!(
-                "{} stands in the registry, and its source has {} by now; it is brought again at the next look",
+                "the registry contains {}, but its source has {} now; the next reconciliation copies it again",
                 self.digest.short_form(),
                 found.short_form()
             ),

@@ -1,4 +1,4 @@
-//! From what a person wrote to the images that have to be brought. No IO: the same spec gives the same plan.
+//! Which images a package needs, and where each is stored. No IO: the same spec gives the same plan.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,71 +22,71 @@ pub struct Plan {
 /// An image that a package needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedImage {
-    /// What is asked of its source.
+    /// The request that is sent to its source.
     pub request: ImageRequest,
-    /// As the package writes it where it names it first.
+    /// The entry of the package that names it first.
     pub spec: ImageSpec,
-    /// Where it lands.
+    /// Where it is stored.
     pub location: Location,
-    /// Whether it may have the plain tag beside the one with a checksum.
+    /// Whether it may have the plain tag besides the one with a checksum.
     pub plain_tag: bool,
     /// The components that need it, in the package's order.
     pub components: Vec<String>,
-    /// Whose signatures it must have.
+    /// The signatures that it must have.
     pub verify: Vec<VerifySpec>,
 }
 
 impl PlannedImage {
     /// The name under which the package's documents list the image.
-    pub fn listed(&self) -> Reference {
-        listed(&self.request)
+    pub fn package_reference(&self) -> Reference {
+        package_reference(&self.request)
     }
 }
 
-/// The reference that decides the place of an image and under which a package lists it.
+/// The reference that determines an image's location and under which a package lists it.
 ///
-/// A docker engine's image may have no manifest of its own before it is pushed, so a digest beside a tag only pins
-/// what is read there: the place follows from the tag. Everywhere else the reference stays whole.
-pub fn listed(request: &ImageRequest) -> Reference {
+/// An image of a docker engine may have no manifest before it is pushed. So a digest beside a tag only pins what is read
+/// there, and the location follows from the tag. For all other sources the reference is used unchanged.
+pub fn package_reference(request: &ImageRequest) -> Reference {
     match request.source {
         SourceKind::Docker => request.reference.without_digest(),
         SourceKind::Registry | SourceKind::Containerd => request.reference.clone(),
     }
 }
 
-/// Finds the place of an image: [`Location::new`] or [`Location::under_prefix`].
+/// Computes the location of an image: [`Location::new`] or [`Location::under_prefix`].
 type LocateImage = fn(&Reference, &str, &str, Naming, bool) -> Result<Location, LocationError>;
 
 impl Plan {
     /// Plans `spec` for the registry that pods call `address` (host and port), below `prefix` (may be empty).
     /// Every fault is stalled and names the component, the image and what to do.
     pub fn of(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
-        Self::placed(None, spec, (address, prefix), Location::new)
+        Self::with_locations(None, spec, (address, prefix), Location::new)
     }
 
-    /// The same for the package `name`, none of whose images gets the name of the package's own artifact.
+    /// The same for the package `name`: no image gets the name of the package's own artifact.
     pub fn of_package(name: &str, spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
         let artifact = artifact(name, spec, prefix);
-        Self::placed(Some(&artifact), spec, (address, prefix), Location::new)
+        Self::with_locations(Some(&artifact), spec, (address, prefix), Location::new)
     }
 
-    /// As [`Plan::of`], with every image below `prefix`, also one that names `address` already; without an `address` where
-    /// it is empty. See [`Location::under_prefix`].
+    /// As [`Plan::of`], but every image is stored below `prefix`, also one that names `address` already. An empty `address`
+    /// means none. See [`Location::under_prefix`].
     pub fn below(spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
-        Self::placed(None, spec, (address, prefix), Location::under_prefix)
+        Self::with_locations(None, spec, (address, prefix), Location::under_prefix)
     }
 
-    /// The same for the package `name`, as [`Plan::of_package`].
+    /// As [`Plan::below`] for the package `name`; see [`Plan::of_package`].
     pub fn package_below(name: &str, spec: &JackalPackageSpec, address: &str, prefix: &str) -> Result<Self, Fault> {
         let artifact = artifact(name, spec, prefix);
-        Self::placed(Some(&artifact), spec, (address, prefix), Location::under_prefix)
+        Self::with_locations(Some(&artifact), spec, (address, prefix), Location::under_prefix)
     }
 
-    fn placed(
+    fn with_locations(
         artifact: Option<&str>,
         spec: &JackalPackageSpec,
         (address, prefix): (&str, &str),
-        place: LocateImage,
+        locate: LocateImage,
     ) -> Result<Self, Fault> {
         check_images(spec)?;
         check_components(&spec.components)?;
@@ -108,11 +108,11 @@ impl Plan {
                     return Err(Fault::stalled(
                         Reason::InvalidSpec,
                         format!(
-                            "the package has more than {IMAGES} images, and its status has to list each of them; make several packages of it"
+                            "the package has more than {IMAGES} images, which its status cannot list; split it into several packages"
                         ),
                     ));
                 }
-                let location = place(&listed(&request), address, prefix, naming, true)
+                let location = locate(&package_reference(&request), address, prefix, naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;
                 known.insert(request.clone(), images.len());
                 let verify = applicable(&spec.verify, &request.reference, request.source).map_err(within)?;
@@ -127,11 +127,11 @@ impl Plan {
                 images.push(planned);
             }
         }
-        let taken = names(&images, naming)?;
+        let taken = primary_names(&images, naming)?;
         if let Some(artifact) = artifact {
             check_artifact(&images, artifact)?;
         }
-        settle_plain_tags(&mut images, taken, artifact);
+        assign_plain_tags(&mut images, taken, artifact);
         Ok(Self { images })
     }
 }
@@ -141,7 +141,7 @@ fn artifact(name: &str, spec: &JackalPackageSpec, prefix: &str) -> String {
     format!("{}:{}", super::repository(prefix, name), spec.version())
 }
 
-/// That none of the images has the name of the package's own `artifact`.
+/// Checks that no image has the name of the package's own `artifact`.
 fn check_artifact(images: &[PlannedImage], artifact: &str) -> Result<(), Fault> {
     let same = |image: &&PlannedImage| primary_name(&image.location).as_deref() == Some(artifact);
     let Some(image) = images.iter().find(same) else {
@@ -156,8 +156,8 @@ fn check_artifact(images: &[PlannedImage], artifact: &str) -> Result<(), Fault> 
     })
 }
 
-/// The names that pods use, each of which belongs to one image.
-fn names(images: &[PlannedImage], naming: Naming) -> Result<HashSet<String>, Fault> {
+/// The names that pods use. Each belongs to one image.
+fn primary_names(images: &[PlannedImage], naming: Naming) -> Result<HashSet<String>, Fault> {
     let mut owners: HashMap<String, &PlannedImage> = HashMap::new();
     for owner in images {
         let Some(name) = primary_name(&owner.location) else {
@@ -167,9 +167,9 @@ fn names(images: &[PlannedImage], naming: Naming) -> Result<HashSet<String>, Fau
             owners.insert(name, owner);
             continue;
         };
-        // One digest is one content, whatever else stands in the reference.
+        // The same digest is the same content, whatever else the reference says.
         if owner.location.digest.is_none() || !same_but_name(&first.request, &owner.request) {
-            return Err(clash(first, owner, naming));
+            return Err(name_conflict(first, owner, naming));
         }
     }
     Ok(owners.into_keys().collect())
@@ -192,7 +192,7 @@ fn same_but_name(one: &ImageRequest, other: &ImageRequest) -> bool {
     named == *other
 }
 
-fn clash(first: &PlannedImage, second: &PlannedImage, naming: Naming) -> Fault {
+fn name_conflict(first: &PlannedImage, second: &PlannedImage, naming: Naming) -> Fault {
     let describe = |image: &PlannedImage| {
         format!(
             "`{}` of component `{}` ({})",
@@ -200,7 +200,7 @@ fn clash(first: &PlannedImage, second: &PlannedImage, naming: Naming) -> Fault {
         )
     };
     let advice = if first.request.reference == second.request.reference {
-        "ask for it the same way in both components"
+        "write it the same way in both components"
     } else if naming == Naming::Plain && first.request.reference.name() != second.request.reference.name() {
         "set naming: Jackal or naming: Zarf, which tell them apart, or remove one of them"
     } else {
@@ -217,9 +217,9 @@ fn clash(first: &PlannedImage, second: &PlannedImage, naming: Naming) -> Fault {
     )
 }
 
-/// Gives each plain tag to the first image that asks for it and whose name in the cluster it is not anyway. That of the
-/// package's `artifact` is no image's.
-fn settle_plain_tags(images: &mut [PlannedImage], mut taken: HashSet<String>, artifact: Option<&str>) {
+/// Assigns each plain tag to the first image that requests it, unless it is another image's primary name in the cluster
+/// or the name of the package's `artifact`.
+fn assign_plain_tags(images: &mut [PlannedImage], mut taken: HashSet<String>, artifact: Option<&str>) {
     for image in images {
         let Some(tag) = image.location.plain_tag() else {
             continue;
@@ -234,7 +234,7 @@ fn settle_plain_tags(images: &mut [PlannedImage], mut taken: HashSet<String>, ar
     }
 }
 
-/// That every image of `spec` is one. The schema of the API cannot say so of what is a string or an object.
+/// Checks every image entry of `spec`. The schema of the API cannot, because an entry is a string or an object.
 pub fn check_images(spec: &JackalPackageSpec) -> Result<(), Fault> {
     match spec.invalid_images() {
         wrong if wrong.is_empty() => Ok(()),

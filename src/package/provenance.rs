@@ -1,46 +1,45 @@
-//! Where a package comes from: a SLSA provenance (v1, <https://slsa.dev/spec/v1.1/provenance>) as the in-toto statement
-//! (v1) that is signed and attached to the artifact. No IO.
+//! The SLSA provenance of a package (v1, <https://slsa.dev/spec/v1.1/provenance>) as the in-toto statement (v1) that is
+//! signed and attached to the artifact. No IO.
 //!
-//! Times and the names of pods are left out: the statement says what was built from what, and the same build says the same.
+//! Times and the names of pods are omitted, so that the same build gives the same statement.
 
 use serde_json::{Value, json};
 
 use super::plan::PlannedImage;
-use super::publish::Published;
 use crate::api::v1alpha1::{JackalPackageSpec, PinnedChart, SourceKind};
 use crate::oci::Digest;
 use crate::signing::{Statement, Subject};
 
 /// The type of the statement's predicate.
 pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
-/// What `externalParameters` and `resolvedDependencies` mean: the package's spec, and its [`Material`]s.
+/// The type that defines `externalParameters`, the package's spec, and `resolvedDependencies`, its [`Material`]s.
 const BUILD_TYPE: &str = "https://jackal.dev/package/v1";
-/// Who built it.
+/// The builder's identifier.
 const BUILDER: &str = "https://jackal.dev/jackal-operator";
 
-/// What went into a package.
+/// An input of a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Material {
-    /// Where it came from: `oci://ghcr.io/x/app:1`, `docker://node-1/ghcr.io/x/app:1`, `containerd://…`, without a node's
-    /// name where it was the machine that ran `build`, or the address that a chart or a file was fetched from.
+    /// Its origin: `oci://ghcr.io/x/app:1`, `docker://node-1/ghcr.io/x/app:1`, `containerd://…` (without the node's name if
+    /// it is the machine that ran `build`), or the address from which a chart or a file was fetched.
     pub uri: String,
-    /// What its source calls it: the digest of a manifest or of content, or a docker engine's image ID.
+    /// Its digest at the source: of a manifest or of content, or a docker engine's image ID.
     pub digest: Digest,
-    /// How its bytes left the source, where there were several ways.
+    /// How its bytes were read, if the source has several methods.
     pub method: Option<String>,
-    /// What it became in the registry, where that has another digest.
-    pub became: Option<Digest>,
+    /// Its digest in the registry, if that is a different one.
+    pub stored_digest: Option<Digest>,
 }
 
 impl Material {
-    /// An image. `node` is whose engine it was read from, `method` as its status says it, `became` its digest in the
+    /// An image. `node` is the node whose engine was read, `method` the one in its status, `stored_digest` its digest in the
     /// registry.
     pub fn of_image(
         planned: &PlannedImage,
         node: Option<&str>,
         source_digest: Digest,
         method: Option<&str>,
-        became: &Digest,
+        stored_digest: &Digest,
     ) -> Self {
         let node = node.unwrap_or_default();
         let uri = match planned.spec.source {
@@ -50,15 +49,15 @@ impl Material {
         };
         Self {
             uri,
-            became: (source_digest != *became).then(|| became.clone()),
+            stored_digest: (source_digest != *stored_digest).then(|| stored_digest.clone()),
             digest: source_digest,
-            // What was not read has no way that it was read.
+            // An image that was not read has no method.
             method: method.filter(|method| *method != "Unchanged").map(str::to_owned),
         }
     }
 }
 
-/// The charts of `spec`, of which `pinned` says the content, and the files that are fetched.
+/// The charts of `spec`, whose digests are in `pinned`, and the files that are fetched.
 pub fn of_components(spec: &JackalPackageSpec, pinned: &[PinnedChart]) -> Vec<Material> {
     let fetched = |uri: String, digest: Option<Digest>| {
         let digest = digest?;
@@ -66,7 +65,7 @@ pub fn of_components(spec: &JackalPackageSpec, pinned: &[PinnedChart]) -> Vec<Ma
             uri,
             digest,
             method: None,
-            became: None,
+            stored_digest: None,
         })
     };
     let mut materials = Vec::new();
@@ -76,7 +75,7 @@ pub fn of_components(spec: &JackalPackageSpec, pinned: &[PinnedChart]) -> Vec<Ma
                 .iter()
                 .find(|pinned| pinned.component == component.name && pinned.name == chart.name);
             let digest = found.and_then(|found| found.digest.parse().ok());
-            // A repository of charts holds many under one address.
+            // A chart repository has many charts under one address.
             let uri = match chart.url.strip_prefix("oci://") {
                 Some(reference) => {
                     let bare = reference.split_once('@').map_or(reference, |(bare, _)| bare);
@@ -95,8 +94,9 @@ pub fn of_components(spec: &JackalPackageSpec, pinned: &[PinnedChart]) -> Vec<Ma
     materials
 }
 
-/// The statement about the artifact `published` with the name `url`.
-pub fn statement(url: &str, published: &Published, spec: &JackalPackageSpec, materials: &[Material]) -> Statement {
+/// The statement about the artifact at the address `url`: `manifests` are the digests of its manifest and of the index that
+/// lists it.
+pub fn statement(url: &str, manifests: [&Digest; 2], spec: &JackalPackageSpec, materials: &[Material]) -> Statement {
     let subject = |digest: &Digest| Subject {
         name: url.to_owned(),
         ..Subject::of(digest)
@@ -112,8 +112,7 @@ pub fn statement(url: &str, published: &Published, spec: &JackalPackageSpec, mat
         },
         "runDetails": {"builder": {"id": BUILDER, "version": {"jackal-operator": env!("CARGO_PKG_VERSION")}}},
     });
-    let subjects = vec![subject(&published.manifest), subject(&published.index)];
-    Statement::new(subjects, PREDICATE_TYPE, predicate)
+    Statement::new(manifests.map(subject).to_vec(), PREDICATE_TYPE, predicate)
 }
 
 fn dependency(material: &Material) -> Value {
@@ -121,8 +120,8 @@ fn dependency(material: &Material) -> Value {
     if let Some(method) = &material.method {
         annotations.insert("method".to_owned(), json!(method));
     }
-    if let Some(became) = &material.became {
-        annotations.insert("became".to_owned(), json!(became));
+    if let Some(stored_digest) = &material.stored_digest {
+        annotations.insert("became".to_owned(), json!(stored_digest));
     }
     let mut dependency = json!({"uri": material.uri, "digest": Subject::of(&material.digest).digest});
     if !annotations.is_empty() {
@@ -137,40 +136,30 @@ mod tests {
     use crate::package::Plan;
 
     #[test]
-    fn says_what_was_built_from_what() {
+    fn the_statement_lists_each_material_once() {
         let spec: JackalPackageSpec = serde_json::from_value(json!({
             "version": "1", "components": [{"name": "web", "images": [{"image": "nginx:1"}]}],
         }))
         .unwrap();
-        let material = |uri: &str, became: Option<Digest>| Material {
+        let material = |uri: &str, stored_digest: Option<Digest>| Material {
             uri: uri.to_owned(),
             digest: Digest::of(uri.as_bytes()),
             method: Some("DockerGraph".to_owned()),
-            became,
+            stored_digest,
         };
         let one = material("docker://node-1/docker.io/library/nginx:1", Some(Digest::of(b"pushed")));
         let two = material("oci://ghcr.io/x/app:2", None);
-        let published = Published {
-            manifest: Digest::of(b"manifest"),
-            index: Digest::of(b"index"),
-            size: 0,
-            moved_bytes: 0,
-            saved_bytes: 0,
-            changed: true,
-            subjects: Vec::new(),
-            others: Vec::new(),
-            images: Default::default(),
-        };
+        let (manifest, index) = (Digest::of(b"manifest"), Digest::of(b"index"));
         let made = |materials: &[Material]| {
-            let statement = statement("oci://r/web:1", &published, &spec, materials);
+            let statement = statement("oci://r/web:1", [&manifest, &index], &spec, materials);
             serde_json::to_vec(&statement).unwrap()
         };
         let text = made(&[two.clone(), one.clone(), two.clone()]);
         assert_eq!(text, made(&[one, two]), "in any order, each once");
         let statement: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
-        assert_eq!(statement["subject"][0]["digest"]["sha256"], published.manifest.hex());
-        assert_eq!(statement["subject"][1]["digest"]["sha256"], published.index.hex());
+        assert_eq!(statement["subject"][0]["digest"]["sha256"], manifest.hex());
+        assert_eq!(statement["subject"][1]["digest"]["sha256"], index.hex());
         let definition = &statement["predicate"]["buildDefinition"];
         assert_eq!(definition["externalParameters"]["spec"]["version"], "1");
         let dependencies = &definition["resolvedDependencies"];
@@ -181,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_it_was_built_from_by_its_source() {
+    fn materials_are_named_by_their_source() {
         let spec: JackalPackageSpec = serde_json::from_value(json!({
             "version": "1",
             "components": [{
@@ -203,16 +192,16 @@ mod tests {
         .unwrap();
         let plan = Plan::of(&spec, "registry.example", "").unwrap();
         let (source, other) = (Digest::of(b"source"), Digest::of(b"other"));
-        let of = |index: usize, node, method, became| {
-            Material::of_image(&plan.images[index], node, source.clone(), method, became)
+        let of = |index: usize, node, method, stored_digest| {
+            Material::of_image(&plan.images[index], node, source.clone(), method, stored_digest)
         };
         let registry = of(0, None, Some("Unchanged"), &source);
         assert_eq!(registry.uri, "oci://docker.io/library/nginx:1");
-        assert_eq!((registry.method, registry.became), (None, None));
+        assert_eq!((registry.method, registry.stored_digest), (None, None));
         let docker = of(1, Some("node-1"), Some("DockerGraph"), &other);
         assert_eq!(docker.uri, "docker://node-1/docker.io/team/app:2");
         assert_eq!(docker.method.as_deref(), Some("DockerGraph"));
-        assert_eq!(docker.became, Some(other.clone()));
+        assert_eq!(docker.stored_digest, Some(other.clone()));
         assert_eq!(of(2, None, None, &other).uri, "containerd:///docker.io/team/db:3");
 
         let pinned = |name: &str, content: &[u8]| PinnedChart {

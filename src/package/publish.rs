@@ -1,7 +1,7 @@
-//! Brings a package's artifact to the registry: the one place of this room that does IO, and its order.
+//! Publishes a package's artifact in a registry: the IO and its order.
 //!
-//! Blobs, then the manifest by its digest, then the index under the tag: whatever breaks off in between, the
-//! tag points at something whole.
+//! Blobs first, then the manifest by its digest, then the index under the tag. So the tag always names something complete,
+//! also when a publication is interrupted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::archive::{self, Archive, ReusableTars, StoredTar};
 use super::artifact::{Artifact, ArtifactContents, ArtifactImage, Mount, SignDefinition};
 use super::definition::Definition;
+use super::existing_index::{ExistingIndex, index_document};
 use super::provenance::Material;
 use crate::budget::{PACKAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
@@ -23,53 +24,53 @@ use crate::registry::named_lock;
 use crate::signing::SigningKey;
 use crate::transfer::{Destination, Upload};
 
-/// Blobs, and images, that are asked about or moved at once.
+/// The number of concurrent requests for blobs, and for images.
 pub(super) const PARALLEL: usize = 8;
-/// How often an index is made anew because somebody else wrote it at the same moment. Each time at least one of the
-/// writers is done.
-const ENTRY_TRIES: usize = 16;
-/// How long an index that was written is left alone before it is looked at, as a multiple of what writing it took: who
-/// had begun to write it is done by then.
+/// How often an index is written again because another process wrote it at the same time. Each time at least one writer
+/// finishes.
+const INDEX_WRITES: usize = 16;
+/// How long to wait after writing an index before it is read again, as a multiple of the time that writing took: by then
+/// another process that had begun to write it has finished.
 const SETTLE_FACTOR: u32 = 10;
-/// The least of that wait.
+/// The shortest such wait.
 const SETTLE_LEAST: Duration = Duration::from_millis(100);
-/// The most of that wait.
+/// The longest such wait.
 const SETTLE_MOST: Duration = Duration::from_secs(5);
 
-/// An image that was brought to the registry before.
+/// An image that is in the registry already.
 #[derive(Clone)]
 pub struct TransferredImage {
-    /// The name under which the package lists it, [`super::PlannedImage::listed`].
+    /// The name under which the package lists it, [`super::PlannedImage::package_reference`].
     pub reference: Reference,
     /// The digest of its manifest or index in the registry.
     pub digest: Digest,
-    /// The repository that it stands in, of the same registry as the package's.
+    /// Its repository, in the same registry as the package's.
     pub destination: Arc<dyn Destination>,
-    /// What is known of its manifests already; the others are read there.
+    /// The manifests that are known already; the others are read from the repository.
     pub documents: Vec<Document>,
-    /// Where it came from, where that is known.
+    /// Its origin, if known.
     pub origin: Option<Material>,
 }
 
-/// What a package is put together from.
+/// The inputs of a package's artifact.
 #[derive(Clone, Copy, Default)]
 pub struct PackageContents<'a> {
     /// Its images.
     pub images: &'a [TransferredImage],
-    /// The images that it leaves out because an earlier version holds them. Only their size is of interest.
+    /// The images that it omits because an earlier version contains them. Only their size is used.
     pub omitted: &'a [TransferredImage],
-    /// Its tars, by their paths in any order.
+    /// Its tars, in any order.
     pub archives: &'a [Archive],
-    /// What signs its definition.
+    /// Signs its definition.
     pub sign: Option<&'a SignDefinition>,
-    /// Tars that stand in the same repository, as those of the version before; none where nobody looked.
+    /// Tars in the same repository that may be reused; `None` if they were not looked up.
     pub known: Option<&'a ReusableTars>,
-    /// What signs the package.
+    /// The key that signs the package.
     pub key: Option<&'a SigningKey>,
 }
 
 impl<'a> From<&'a [TransferredImage]> for PackageContents<'a> {
-    /// A package of nothing but images.
+    /// A package that contains only images.
     fn from(images: &'a [TransferredImage]) -> Self {
         Self {
             images,
@@ -78,44 +79,44 @@ impl<'a> From<&'a [TransferredImage]> for PackageContents<'a> {
     }
 }
 
-/// A package that stands in the registry.
+/// A package in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedPackage {
     /// The digest of the package's manifest.
     pub manifest: Digest,
     /// The digest of the index under the tag.
     pub index: Digest,
-    /// Bytes of all that the package holds.
+    /// The total size of the package in bytes.
     pub size: u64,
-    /// Bytes that were sent to the registry; what it mounts does not count.
+    /// Bytes that were sent to the registry; mounted blobs do not count.
     pub moved_bytes: u64,
-    /// Bytes of blobs and manifests that the package would hold besides, were nothing left out.
+    /// Bytes of the blobs and manifests that were omitted.
     pub saved_bytes: u64,
     /// Whether anything was written.
     pub changed: bool,
-    /// What may be signed in the package's repository: the index and the manifest.
+    /// The index and the manifest, which can be signed in the package's repository.
     pub subjects: Vec<Descriptor>,
-    /// What the index lists beside the package, which others wrote.
+    /// The other entries of the index, written by others.
     pub others: Vec<Descriptor>,
-    /// What may be signed of the images, each in its own repository: manifests and indexes by their digests.
+    /// The images' manifests and indexes by digest, which can be signed in the images' own repositories.
     pub images: BTreeMap<Digest, Descriptor>,
 }
 
-/// Puts the package together in `repository`, from images that the same registry holds, and names it `tag`.
-/// When the tag says so already, nothing is written. Else `announce` is told the digest of the manifest before anything
-/// that has a name is: only blobs of tars may have been stored until then, for the digest depends on theirs.
+/// Publishes the package in `repository` under `tag`, from images that are in the same registry. If the tag names this
+/// package already, nothing is written. Else `announce` is called with the manifest's digest before any manifest is
+/// written: until then only blobs of tars were uploaded, because the digest depends on theirs.
 pub async fn publish(
     definition: &Definition,
     contents: PackageContents<'_>,
     repository: &dyn Destination,
     tag: &str,
     announce: impl AsyncFnOnce(&Digest) -> Result<(), Fault>,
-) -> Result<Published, Fault> {
-    let (archives, archive_bytes) = bring_archives(contents, repository).await?;
+) -> Result<PublishedPackage, Fault> {
+    let (archives, archive_bytes) = upload_archives(contents, repository).await?;
     let images = contents.images;
     let memory = PACKAGES.reserve();
     let read = read_images(images, &memory).await?;
-    let saved_bytes = saved(&read_images(contents.omitted, &memory).await?, &read);
+    let saved_bytes = saved_size(&read_images(contents.omitted, &memory).await?, &read);
     let artifact = Artifact::of(
         definition,
         ArtifactContents {
@@ -128,23 +129,23 @@ pub async fn publish(
     let roots = roots.map(|root| (root.digest.clone(), root)).collect();
     drop((read, memory));
 
-    // Mostly the only package under its tag, which costs no more than a look.
-    let alone = index_of(Index::new(vec![artifact.entry()]))?;
+    // Usually it is the only package under its tag: then one HEAD request is enough.
+    let alone = index_document(Index::new(vec![artifact.entry()]))?;
     let named = repository.digest_of(tag).await?;
-    let standing = match named.filter(|named| named == alone.digest()) {
+    let existing = match named.filter(|named| named == alone.digest()) {
         Some(_) => Some(ExistingIndex {
             descriptor: alone.descriptor,
             index: Index::new(vec![artifact.entry()]),
         }),
-        None => standing(repository, tag).await?,
+        None => ExistingIndex::read(repository, tag).await?,
     };
-    if let Some(index) = standing.as_ref().filter(|index| index.holds(&artifact.entry()))
+    if let Some(index) = existing.as_ref().filter(|index| index.contains(&artifact.entry()))
         && repository
             .digest_of(artifact.manifest.digest().as_str())
             .await?
             .is_some()
     {
-        return Ok(Published {
+        return Ok(PublishedPackage {
             manifest: artifact.manifest.digest().clone(),
             index: index.descriptor.digest.clone(),
             size: artifact.size,
@@ -152,37 +153,37 @@ pub async fn publish(
             saved_bytes,
             changed: false,
             subjects: vec![index.descriptor.clone(), artifact.manifest.descriptor.clone()],
-            others: index.beside(&artifact.entry()),
+            others: index.others(&artifact.entry()),
             images: roots,
         });
     }
 
-    // One at a time in a repository: two writers of one index would lose an entry, and distribution 2.8 for a
-    // moment denies a blob that is being mounted once more, which fails the other's manifest.
+    // Only one publication per repository at a time: two writers of one index would lose an entry, and distribution 2.8
+    // denies a blob for a moment while it is mounted once more, so the other writer's manifest would be refused.
     let lock = named_lock(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
     announce(artifact.manifest.digest()).await?;
-    let moved = bring_blobs(&artifact, images, repository).await?;
+    let moved = copy_blobs(&artifact, images, repository).await?;
     repository.publish(&artifact.manifest, None).await?;
-    let (index, index_bytes) = enter(artifact.entry(), repository, tag).await?;
-    Ok(Published {
+    let (index, index_bytes) = add_to_index(artifact.entry(), repository, tag).await?;
+    Ok(PublishedPackage {
         manifest: artifact.manifest.digest().clone(),
         index: index.descriptor.digest.clone(),
         size: artifact.size,
         moved_bytes: archive_bytes + moved + artifact.manifest.descriptor.size + index_bytes,
         saved_bytes,
         changed: true,
-        others: index.beside(&artifact.entry()),
+        others: index.others(&artifact.entry()),
         subjects: vec![index.descriptor, artifact.manifest.descriptor.clone()],
         images: roots,
     })
 }
 
-/// Publishes a package whose content `repository` holds already, its config included, under `tag`, beside the packages of other
-/// architectures there. Says which index lists it then.
+/// Publishes a package whose blobs, its config included, exist in `repository` already, under `tag`, besides the packages of
+/// other architectures. Returns the digest of the index that contains it then.
 ///
 /// # Errors
-/// [`Fault::conflict`] when something else has the tag.
+/// [`Fault::conflict`] if something else has the tag.
 pub async fn publish_manifest(
     manifest: &Document,
     architecture: &str,
@@ -196,19 +197,19 @@ pub async fn publish_manifest(
     let lock = named_lock(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
     let is_published = repository.digest_of(manifest.digest().as_str()).await?.is_some();
-    if let Some(index) = standing(repository, tag)
+    if let Some(index) = ExistingIndex::read(repository, tag)
         .await?
-        .filter(|index| index.holds(&entry) && is_published)
+        .filter(|index| index.contains(&entry) && is_published)
     {
         return Ok(index.descriptor.digest);
     }
     repository.publish(manifest, None).await?;
-    let (index, _) = enter(entry, repository, tag).await?;
+    let (index, _) = add_to_index(entry, repository, tag).await?;
     Ok(index.descriptor.digest)
 }
 
-/// Makes the package's tars stand in its repository, and says how many bytes were sent for them.
-async fn bring_archives(
+/// Uploads the package's tars that its repository lacks, and returns how many bytes were sent.
+async fn upload_archives(
     contents: PackageContents<'_>,
     repository: &dyn Destination,
 ) -> Result<(Vec<StoredTar>, u64), Fault> {
@@ -217,16 +218,15 @@ async fn bring_archives(
     let unknown = ReusableTars::default();
     let known = contents.known.unwrap_or(&unknown);
     for archive in contents.archives {
-        let (stands, bytes) = archive::bring(archive, known, contents.key, repository).await?;
-        archived.push(stands);
+        let (stored, bytes) = archive::upload(archive, known, contents.key, repository).await?;
+        archived.push(stored);
         sent += bytes;
     }
     archived.sort_by(|left, right| left.path.cmp(&right.path));
     Ok((archived, sent))
 }
 
-/// Every manifest of each of `images`, in their order.
-/// `memory` is what they take.
+/// All manifests of each of `images`, in their order. Their memory is added to `memory`.
 pub(super) async fn read_images(
     images: &[TransferredImage],
     memory: &Reservation,
@@ -238,8 +238,8 @@ pub(super) async fn read_images(
     stream::iter(reads).buffered(PARALLEL).try_collect().await
 }
 
-/// Bytes of all that `omitted` consist of and `images` do not.
-fn saved(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
+/// The size in bytes of the blobs and manifests that are in `omitted` and not in `images`.
+fn saved_size(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
     let contents = |images: &[ArtifactImage]| -> BTreeMap<Digest, u64> {
         let documents = images.iter().flat_map(|image| &image.documents);
         let manifests = documents.map(|document| &document.descriptor);
@@ -256,7 +256,7 @@ fn saved(omitted: &[ArtifactImage], images: &[ArtifactImage]) -> u64 {
     lost.fold(0, |sum, (_, size)| sum.saturating_add(size))
 }
 
-/// Every manifest of an image. What its registry lacks is left for [`Artifact::of`] to report.
+/// All manifests of an image. [`Artifact::of`] reports those that its repository lacks.
 async fn read_image(image: &TransferredImage, memory: &Reservation) -> Result<ArtifactImage, Fault> {
     let mut documents: Vec<Document> = Vec::new();
     let mut seen = HashSet::from([image.digest.clone()]);
@@ -264,7 +264,7 @@ async fn read_image(image: &TransferredImage, memory: &Reservation) -> Result<Ar
     while let Some(digest) = open.pop() {
         let known = image.documents.iter().find(|known| *known.digest() == digest);
         let document = match known {
-            // Who knows it has room for it.
+            // Its memory is accounted for by the caller.
             Some(known) => known.clone(),
             None => match image.destination.document(digest.as_str()).await? {
                 Some(document) => document,
@@ -275,7 +275,7 @@ async fn read_image(image: &TransferredImage, memory: &Reservation) -> Result<Ar
         added.map_err(|exhausted| exhausted.fault(Reason::PackageFailed, &format!("image `{}`", image.reference)))?;
         if let Content::Index(index) = &document.content {
             for child in &index.manifests {
-                // Anything else is a blob, unless the registry brought it as a manifest.
+                // Any other entry is a blob, unless it was transferred as a manifest.
                 let known = || image.documents.iter().any(|known| *known.digest() == child.digest);
                 if !child.is_manifest_or_untyped() && !known() {
                     continue;
@@ -302,8 +302,8 @@ async fn read_image(image: &TransferredImage, memory: &Reservation) -> Result<Ar
     })
 }
 
-/// Brings every blob that the package's repository lacks, and says how many bytes had to be sent.
-async fn bring_blobs(
+/// Copies every blob that the package's repository lacks, by mounts if possible. Returns how many bytes were sent.
+async fn copy_blobs(
     artifact: &Artifact,
     images: &[TransferredImage],
     repository: &dyn Destination,
@@ -314,7 +314,7 @@ async fn bring_blobs(
         .collect();
     let mut mounts = Vec::with_capacity(artifact.mounts.len());
     for mount in &artifact.mounts {
-        mounts.push(bring(mount, &sources, repository));
+        mounts.push(copy_blob(mount, &sources, repository));
     }
     let contents: BTreeMap<Digest, &Bytes> = artifact
         .files
@@ -335,7 +335,7 @@ async fn bring_blobs(
     Ok(mounted + uploaded)
 }
 
-async fn bring(
+async fn copy_blob(
     mount: &Mount,
     sources: &HashMap<&str, &Arc<dyn Destination>>,
     repository: &dyn Destination,
@@ -348,7 +348,7 @@ async fn bring(
         Fault::retryable(
             Reason::PackageFailed,
             format!(
-                "blob {} of an image is not in repository `{}` any more; the image is brought again with the next try",
+                "blob {} of an image is no longer in repository `{}`; the next attempt copies the image again",
                 blob.digest, mount.from
             ),
         )
@@ -365,73 +365,30 @@ async fn bring(
     Ok(size)
 }
 
-/// The index of packages that stands under a tag.
-pub(super) struct ExistingIndex {
-    descriptor: Descriptor,
-    index: Index,
-}
-
-impl ExistingIndex {
-    /// The manifest of the package of that architecture.
-    pub fn of(&self, architecture: &str) -> Option<&Digest> {
-        let platform = Artifact::platform(architecture);
-        let mut entries = self.index.manifests.iter();
-        let entry = entries.find(|entry| entry.platform.as_ref() == Some(&platform))?;
-        Some(&entry.digest)
-    }
-
-    /// What it lists beside `entry`.
-    fn beside(&self, entry: &Descriptor) -> Vec<Descriptor> {
-        let others = self.index.manifests.iter();
-        others.filter(|other| other.digest != entry.digest).cloned().collect()
-    }
-
-    fn holds(&self, entry: &Descriptor) -> bool {
-        self.index
-            .manifests
-            .iter()
-            .any(|known| known.digest == entry.digest && known.platform == entry.platform)
-    }
-}
-
-/// Reads the index under `tag`. Something there that is no package is somebody's image: it is not replaced.
-pub(super) async fn standing(repository: &dyn Destination, tag: &str) -> Result<Option<ExistingIndex>, Fault> {
-    let Some(document) = repository.document(tag).await? else {
-        return Ok(None);
-    };
-    match &document.content {
-        Content::Index(index) if index.manifests.iter().all(Descriptor::is_package) => Ok(Some(ExistingIndex {
-            descriptor: document.descriptor.clone(),
-            index: index.clone(),
-        })),
-        // A package that was pushed without an index says nothing of other architectures.
-        Content::Manifest(_) if document.is_package() => Ok(None),
-        _ => Err(Fault::conflict(format!(
-            "`{}:{tag}` is there already and is no package; give the package another name or version, or delete what is there",
-            repository.name()
-        ))),
-    }
-}
-
-/// Enters the package `entry` into the index under `tag`, beside the packages of other architectures. Says which index holds it
-/// then, and how many bytes were sent.
+/// Adds the package `entry` to the index under `tag`, besides the packages of other architectures. Returns the index that contains
+/// it then, and how many bytes were sent.
 ///
-/// Nobody else of this process writes the index meanwhile, but another may: a pipeline that builds an architecture on
-/// each of its machines. A registry replaces a tag whatever stands there, so whoever read the index before we wrote it
-/// and writes after us takes our entry out again. Therefore the tag is looked at right before it is written, which leaves
-/// such a writer no longer than one write takes, and again when that time is over.
-async fn enter(entry: Descriptor, repository: &dyn Destination, tag: &str) -> Result<(ExistingIndex, u64), Fault> {
+/// The caller's lock excludes other writers of this process, but another process may write the index at the same time: a
+/// pipeline that builds each architecture on another machine. A registry replaces a tag unconditionally, so a process that
+/// read the index before this one wrote it and writes afterwards removes the entry again. Therefore the tag is read
+/// immediately before it is written, so that such a conflict needs a concurrent write, and again when any such write has
+/// finished.
+async fn add_to_index(
+    entry: Descriptor,
+    repository: &dyn Destination,
+    tag: &str,
+) -> Result<(ExistingIndex, u64), Fault> {
     let mut sent = 0;
-    for _ in 0..ENTRY_TRIES {
+    for _ in 0..INDEX_WRITES {
         let before = repository.digest_of(tag).await?;
-        // What others wrote into the index stays, fields that we do not know included.
-        let mut index = match standing(repository, tag).await? {
-            Some(standing) => standing.index,
+        // Entries and unknown fields that others wrote are kept.
+        let mut index = match ExistingIndex::read(repository, tag).await? {
+            Some(existing) => existing.index,
             None => Index::new(Vec::new()),
         };
         let mut entries = Vec::new();
         for other in std::mem::take(&mut index.manifests) {
-            // A registry refuses an index that lists what was deleted from it.
+            // A registry refuses an index that lists a deleted manifest.
             if other.platform != entry.platform && repository.digest_of(other.digest.as_str()).await?.is_some() {
                 entries.push(other);
             }
@@ -439,7 +396,7 @@ async fn enter(entry: Descriptor, repository: &dyn Destination, tag: &str) -> Re
         entries.push(entry.clone());
         entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
         index.manifests = entries;
-        let index = index_of(index)?;
+        let index = index_document(index)?;
         if repository.digest_of(tag).await? != before {
             continue;
         }
@@ -448,30 +405,31 @@ async fn enter(entry: Descriptor, repository: &dyn Destination, tag: &str) -> Re
         sent += index.descriptor.size;
         tokio::time::sleep((started.elapsed() * SETTLE_FACTOR).clamp(SETTLE_LEAST, SETTLE_MOST)).await;
         if repository.digest_of(tag).await?.as_ref() == Some(index.digest()) {
-            let standing = ExistingIndex {
+            let written = ExistingIndex {
                 descriptor: index.descriptor.clone(),
                 index: index.index().cloned().unwrap_or_else(|| Index::new(Vec::new())),
             };
-            return Ok((standing, sent));
+            return Ok((written, sent));
         }
-        // Somebody wrote after us: beside our entry, or without having seen it.
-        if let Some(index) = standing(repository, tag).await?.filter(|index| index.holds(&entry)) {
+        // Another process wrote the index afterwards: with this entry, or without having read it.
+        if let Some(index) = ExistingIndex::read(repository, tag)
+            .await?
+            .filter(|index| index.contains(&entry))
+        {
             return Ok((index, sent));
         }
     }
     Err(Fault::retryable(
         Reason::PackageFailed,
         format!(
-            "somebody else writes `{}:{tag}` again and again; build the package in one place, or one architecture after the other",
+            "other processes write `{}:{tag}` repeatedly; build the package in one place, or one architecture after the other",
             repository.name()
         ),
     ))
 }
 
-fn index_of(index: Index) -> Result<Document, Fault> {
-    Document::of_index(index).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))
-}
-
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

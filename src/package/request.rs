@@ -1,4 +1,4 @@
-//! What is asked of a source: one form of it, in whichever way a person wrote it. No IO.
+//! Image requests in normalised form. No IO.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,18 +7,18 @@ use crate::api::v1alpha1::{ImageSpec, JackalImageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Platform, PlatformError, Reference, ReferenceError};
 
-/// An image as it is asked of a source. Two ways to write the same request make equal requests.
+/// A request for an image from a source. Two ways to write the same request give equal values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ImageRequest {
-    /// The normalised reference, with the digest where one pins what is read.
+    /// The normalised reference, with its digest if it has one.
     pub reference: Reference,
-    /// What kind of source is asked.
+    /// The kind of source.
     pub source: SourceKind,
-    /// The node whose engine is asked.
+    /// The node whose engine is read.
     pub node_name: Option<String>,
-    /// The labels of the nodes whose engines are asked; never empty.
+    /// The labels of the nodes whose engines are read; never empty.
     pub node_selector: Option<BTreeMap<String, String>>,
-    /// The platforms to take, normalised, each once, in the order of their texts; empty means all.
+    /// The platforms to copy: normalised, without duplicates, sorted by their text. Empty means all.
     pub platforms: Vec<Platform>,
 }
 
@@ -26,9 +26,9 @@ impl ImageRequest {
     /// The request that an image of a package makes.
     ///
     /// # Errors
-    /// A stalled fault that names the image, when no source could answer it.
+    /// A stalled fault that names the image, if no source can fulfil the request.
     pub fn of(image: &ImageSpec) -> Result<Self, Fault> {
-        Self::read(
+        Self::normalised(
             &image.image,
             image.source,
             (image.node_name.as_ref(), image.node_selector.as_ref()),
@@ -38,7 +38,7 @@ impl ImageRequest {
 
     /// The request that a `JackalImage` makes; the errors are those of [`ImageRequest::of`].
     pub fn of_object(spec: &JackalImageSpec) -> Result<Self, Fault> {
-        Self::read(
+        Self::normalised(
             &spec.image,
             spec.source,
             (spec.node_name.as_ref(), spec.node_selector.as_ref()),
@@ -46,8 +46,8 @@ impl ImageRequest {
         )
     }
 
-    // The schema of the API says most of this too, but the command line has no API server.
-    fn read(
+    // The schema of the API checks most of this too, but the command line has no API server.
+    fn normalised(
         image: &str,
         source: SourceKind,
         (node_name, node_selector): (Option<&String>, Option<&BTreeMap<String, String>>),
@@ -67,7 +67,7 @@ impl ImageRequest {
         }
         if source == SourceKind::Registry && (node_name.is_some() || node_selector.is_some()) {
             return Err(invalid(
-                "nodeName and nodeSelector choose the node whose engine is read, and source: Registry reads none; set source: Docker or source: Containerd, or remove them"
+                "nodeName and nodeSelector choose the node whose engine is read, but source: Registry reads none; set source: Docker or source: Containerd, or remove them"
                     .to_owned(),
             ));
         }
@@ -87,9 +87,9 @@ impl ImageRequest {
         })
     }
 
-    /// The digest by which objects of this request are named.
+    /// The digest from which the names of objects for this request are made.
     ///
-    /// What is hashed is the text that the first versions hashed for a request in this form, so that their objects keep
+    /// The hashed text is the one that the first versions hashed for a normalised request, so that their objects keep
     /// their names. It must not change.
     pub fn digest(&self) -> Digest {
         let source = match self.source {
@@ -112,7 +112,7 @@ impl ImageRequest {
     }
 }
 
-/// What tells two requests for one image apart, for people: `source Docker, node worker-1, platforms linux/amd64`.
+/// What distinguishes two requests for one image, for messages: `source Docker, node worker-1, platforms linux/amd64`.
 impl fmt::Display for ImageRequest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "source {:?}", self.source)?;
@@ -131,7 +131,7 @@ impl fmt::Display for ImageRequest {
     }
 }
 
-/// `text` in quotation marks, with what would end them marked.
+/// `text` in quotation marks, escaped.
 fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_and_form_of_writing_decide_nothing() {
+    fn order_and_notation_do_not_matter() {
         for (one, other) in [
             (
                 json!({ "image": "nginx:1", "platforms": ["linux/arm64", "linux/amd64"] }),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_source_could_answer_is_refused() {
+    fn invalid_requests_are_refused() {
         for (spec, reason) in [
             (json!({ "image": "App:1" }), Reason::InvalidReference),
             (json!({ "image": "app:1", "platforms": ["linux"] }), Reason::InvalidSpec),

@@ -1,4 +1,4 @@
-//! What `verify` asks for, with the keys and trusted roots that it names read.
+//! The requirements of `verify`, with the keys and trusted roots that it names.
 
 use async_trait::async_trait;
 
@@ -11,13 +11,13 @@ const PUBLIC_KEY: &str = "cosign.pub";
 /// The name that Sigstore gives the file.
 const TRUSTED_ROOT: &str = "trusted_root.json";
 
-/// Where Secrets and ConfigMaps are read: those of one namespace, or those beside a package in a file.
+/// Reads Secrets and ConfigMaps: those of one namespace, or those in the same file as a package.
 #[async_trait]
 pub trait EntryReader: Send + Sync {
-    /// An entry of a Secret; a missing one is a fault.
+    /// An entry of a Secret. A missing one is a fault.
     async fn of_secret(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault>;
 
-    /// An entry of a ConfigMap; a missing one is a fault.
+    /// An entry of a ConfigMap. A missing one is a fault.
     async fn of_config_map(&self, name: &str, key: &str) -> Result<Vec<u8>, Fault>;
 }
 
@@ -42,7 +42,7 @@ pub async fn requirements(verify: &[VerifySpec], entries: &dyn EntryReader) -> R
 
 async fn key(source: &PublicKeySource, entries: &dyn EntryReader) -> Result<PublicKey, Fault> {
     let named = |reference: &EntryReference| reference.key.clone().unwrap_or_else(|| PUBLIC_KEY.to_owned());
-    let (pem, place, reason) = match source {
+    let (pem, origin, reason) = match source {
         PublicKeySource {
             inline: Some(pem),
             secret_ref: None,
@@ -83,7 +83,7 @@ async fn key(source: &PublicKeySource, entries: &dyn EntryReader) -> Result<Publ
             ));
         }
     };
-    PublicKey::from_pem(&pem).map_err(|error| Fault::retryable(reason, format!("{place}: {error}")))
+    PublicKey::from_pem(&pem).map_err(|error| Fault::retryable(reason, format!("{origin}: {error}")))
 }
 
 async fn trusted_root(reference: &EntryReference, entries: &dyn EntryReader) -> Result<TrustedRoot, Fault> {

@@ -1,9 +1,8 @@
-//! The SBOMs of a package's images: which there have to be, and `sboms.tar` made of those that are there, in the shape
-//! that Zarf's commands read (`zarf package inspect sbom`; Zarf's `src/pkg/packager/assemble/sbom.go`).
+//! The SBOMs of a package's images: which are needed, and `sboms.tar`, which contains them in the layout that Zarf's
+//! commands read (`zarf package inspect sbom`; Zarf's `src/pkg/packager/assemble/sbom.go`).
 //!
-//! Zarf unpacks the tar and looks into none of its files: people and their tools do. So it holds what Zarf's own holds
-//! under the same names, `<image>.json` in syft's form and `sbom-viewer-<image>.html`; the page is our own, which needs
-//! nothing beside it.
+//! Zarf unpacks the tar and does not read its files; people and their tools do. So the files have the names that Zarf uses:
+//! `<image>.json` in syft's format, and `sbom-viewer-<image>.html`, a self-contained page of our own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,43 +23,43 @@ use crate::source::ByteStream;
 use crate::transfer::Destination;
 
 /// The path of the tar in the package.
-const PATH: &str = "sboms.tar";
-/// What Zarf calls its pages.
+pub(crate) const SBOMS: &str = "sboms.tar";
+/// The prefix of Zarf's pages.
 const VIEWER: &str = "sbom-viewer-";
-/// Where the page of [`PAGE`] has the SBOM.
-const PLACE: &str = "{{SBOM}}";
-/// A page that shows the SBOM in it.
+/// The placeholder in [`PAGE`] that the SBOM replaces.
+const PLACEHOLDER: &str = "{{SBOM}}";
+/// The page that displays an SBOM.
 const PAGE: &str = include_str!("sbom-viewer.html");
 
-/// The SBOMs that belong to a package, and which of them are there.
+/// The SBOMs that a package needs, as far as they exist.
 pub struct PackageSboms {
-    subjects: Vec<Subject>,
-    /// What the manifests take that were read.
+    subjects: Vec<PlatformImage>,
+    /// The memory of the manifests that were read.
     _memory: Reservation,
 }
 
-/// An image of one platform, which has SBOMs.
-struct Subject {
+/// An image for one platform, which has its own SBOMs.
+struct PlatformImage {
     /// The name under which the package lists it.
     reference: Reference,
-    /// The platform that an index says; none of an image that stands alone.
+    /// The platform in the index; `None` for an image without an index.
     platform: Option<Platform>,
     manifest: Document,
     destination: Arc<dyn Destination>,
-    /// Those that are known to be true.
+    /// The proven SBOMs.
     sboms: Option<Sboms>,
-    /// Those that somebody put there.
+    /// SBOMs in the repository that are not proven.
     claimed: Option<Sboms>,
 }
 
 impl PackageSboms {
-    /// Reads what `images` consist of, keeps it in their `documents`, and asks for the SBOMs of each: one request for each
-    /// manifest that has not been asked about. What stands there counts where `memory` knows it, or once it is proven.
-    pub async fn look(images: &mut [TransferredImage], memory: Option<&SbomCache>) -> Result<Self, Fault> {
-        let nothing = SbomCache::default();
-        let memory = memory.unwrap_or(&nothing);
-        let held = PACKAGES.reserve();
-        let read = read_images(images, &held).await?;
+    /// Reads the manifests of `images`, stores them in their `documents`, and looks up the SBOMs of each: one request for
+    /// each distinct manifest. SBOMs that `cache` contains are proven; others need [`PackageSboms::accept_proven`].
+    pub async fn find(images: &mut [TransferredImage], cache: Option<&SbomCache>) -> Result<Self, Fault> {
+        let empty = SbomCache::default();
+        let cache = cache.unwrap_or(&empty);
+        let memory = PACKAGES.reserve();
+        let read = read_images(images, &memory).await?;
         let mut subjects = Vec::new();
         for (image, read) in images.iter_mut().zip(read) {
             subjects.extend(subjects_of(&read, &image.destination));
@@ -74,8 +73,8 @@ impl PackageSboms {
         for (key, &index) in &asked {
             let subject = &subjects[index];
             asking.push(async move {
-                let standing = sbom::look(&*subject.destination, subject.manifest.digest(), memory).await?;
-                Ok::<_, Fault>((key.clone(), standing))
+                let existing = sbom::find(&*subject.destination, subject.manifest.digest(), cache).await?;
+                Ok::<_, Fault>((key.clone(), existing))
             });
         }
         let known: HashMap<_, _> = stream::iter(asking).buffer_unordered(PARALLEL).try_collect().await?;
@@ -86,90 +85,90 @@ impl PackageSboms {
         }
         Ok(Self {
             subjects,
-            _memory: held,
+            _memory: memory,
         })
     }
 
-    /// Takes what somebody put there for what it says to be, where an artifact of `known` holds the very same documents
-    /// and is proven. `memory` knows them from then on.
-    pub fn prove(&mut self, known: &ReusableTars, memory: Option<&SbomCache>) {
+    /// Accepts unproven SBOMs if an artifact of `known` is proven to contain the same documents, and adds them to `cache`.
+    pub fn accept_proven(&mut self, known: &ReusableTars, cache: Option<&SbomCache>) {
         if self.is_complete() {
             return;
         }
         let proven = self
-            .archive_of(Subject::any)
+            .archive_of(PlatformImage::any_sboms)
             .is_some_and(|archive| known.proves(&archive));
         if proven {
-            self.believe();
+            self.accept_claimed();
             for subject in &self.subjects {
-                if let (Some(memory), Some(sboms)) = (memory, &subject.sboms) {
-                    memory.note(subject.manifest.digest(), sboms);
+                if let (Some(cache), Some(sboms)) = (cache, &subject.sboms) {
+                    cache.insert(subject.manifest.digest(), sboms);
                 }
             }
         }
     }
 
-    /// Takes what somebody put there for what it says to be: only where it is shown, and neither packed nor signed.
-    pub fn believe(&mut self) {
+    /// Accepts all unproven SBOMs: only for display, where they are neither packed nor signed.
+    pub fn accept_claimed(&mut self) {
         for subject in &mut self.subjects {
             let claimed = subject.claimed.take();
             subject.sboms = subject.sboms.take().or(claimed);
         }
     }
 
-    /// How many images of one platform there are that have SBOMs or need them.
+    /// The number of images, each for one platform, that have SBOMs or need them.
     pub fn total(&self) -> usize {
         self.subjects.len()
     }
 
-    /// Whether all SBOMs are there.
+    /// Whether all SBOMs are proven.
     pub fn is_complete(&self) -> bool {
         self.subjects.iter().all(|subject| subject.sboms.is_some())
     }
 
-    /// The name of each image of one platform, its digest, and its SBOMs where they are there.
+    /// The name and digest of each image, and its SBOMs if they are proven.
     pub fn rows(&self) -> impl Iterator<Item = (String, &Digest, Option<&Sboms>)> {
-        let row = |subject: &'_ Subject| subject.identifier();
+        let row = |subject: &'_ PlatformImage| subject.identifier();
         let subjects = self.subjects.iter();
         subjects.map(move |subject| (row(subject), subject.manifest.digest(), subject.sboms.as_ref()))
     }
 
-    /// Makes those that are not there, as many at once as `syft` runs. The first failure ends it; it says for which image.
-    pub async fn make(&mut self, syft: &Syft) -> Result<(), Fault> {
-        let mut made: HashMap<(String, Digest), Sboms> = HashMap::new();
+    /// Generates the missing SBOMs. It stops at the first failure, which names the image.
+    pub async fn generate_missing(&mut self, syft: &Syft) -> Result<(), Fault> {
+        let mut generated: HashMap<(String, Digest), Sboms> = HashMap::new();
         for subject in &mut self.subjects {
             if subject.sboms.is_some() {
                 continue;
             }
             let key = subject.key();
-            if let Some(sboms) = made.get(&key) {
+            if let Some(sboms) = generated.get(&key) {
                 subject.sboms = Some(sboms.clone());
                 continue;
             }
             let sboms = sbom::generate(syft, &*subject.destination, &subject.manifest).await;
-            let sboms = sboms.map_err(|fault| fault.with_context(format_args!("no SBOM of {}", subject.shown())))?;
-            made.insert(key, sboms.clone());
+            let sboms =
+                sboms.map_err(|fault| fault.with_context(format_args!("no SBOM of {}", subject.description())))?;
+            generated.insert(key, sboms.clone());
             subject.sboms = Some(sboms);
         }
         Ok(())
     }
 
-    /// `sboms.tar`; none unless all SBOMs are there, or where no image has any.
+    /// `sboms.tar`; `None` unless all SBOMs are proven, or if no image needs any.
     pub fn archive(&self) -> Option<Archive> {
         self.archive_of(|subject| subject.sboms.as_ref())
     }
 
-    fn archive_of(&self, sboms: impl Fn(&Subject) -> Option<&Sboms>) -> Option<Archive> {
+    fn archive_of(&self, sboms: impl Fn(&PlatformImage) -> Option<&Sboms>) -> Option<Archive> {
         if self.subjects.is_empty() {
             return None;
         }
-        let mut names: BTreeMap<String, &Subject> = BTreeMap::new();
-        let mut subjects: Vec<&Subject> = self.subjects.iter().collect();
+        let mut names: BTreeMap<String, &PlatformImage> = BTreeMap::new();
+        let mut subjects: Vec<&PlatformImage> = self.subjects.iter().collect();
         subjects.sort_by_key(|subject| (subject.identifier(), subject.manifest.digest().clone()));
         subjects.dedup_by_key(|subject| (subject.identifier(), subject.manifest.digest().clone()));
         for subject in subjects {
             let name = file_name(&subject.identifier());
-            // Names that differ in a `/` and a `_` only, or versions of Windows.
+            // Two images may have one file name: names that differ only in `/` and `_`, or versions of Windows.
             let name = match names.contains_key(&name) {
                 true => format!("{name}-{}", subject.manifest.digest().short()),
                 false => name,
@@ -179,47 +178,34 @@ impl PackageSboms {
         let mut entries = Vec::with_capacity(2 * names.len());
         for (name, subject) in names {
             let blob = sboms(subject)?.contents.get(&Format::Syft)?;
-            let stored = Stored {
+            let stored = SbomBlob {
                 blob: blob.clone(),
                 destination: Arc::clone(&subject.destination),
             };
             entries.push(entry(format!("{name}.json"), blob.digest.clone(), stored.clone()));
             let page = Digest::of(format!("{PAGE}{}", blob.digest).as_bytes());
-            entries.push(entry(format!("{VIEWER}{name}.html"), page, Page(stored)));
+            entries.push(entry(format!("{VIEWER}{name}.html"), page, SbomPage(stored)));
         }
         entries.sort_by(|left, right| left.path.cmp(&right.path));
         Some(Archive {
-            path: PATH.to_owned(),
+            path: SBOMS.to_owned(),
             entries,
         })
     }
 }
 
-impl Subject {
-    /// What Zarf calls it: its reference, and its platform where it is one of several.
+impl PlatformImage {
+    /// The name that Zarf gives it: its reference, and its platform if it is in an index.
     fn identifier(&self) -> String {
-        let mut text = self.reference.to_string();
-        if let Some(Platform {
-            architecture,
-            os,
-            variant,
-            ..
-        }) = &self.platform
-        {
-            text += &format!("-{os}-{architecture}");
-            if let Some(variant) = variant {
-                text += &format!("-{variant}");
-            }
-        }
-        text
+        identifier(&self.reference, self.platform.as_ref())
     }
 
-    /// Its SBOMs, true or not.
-    fn any(&self) -> Option<&Sboms> {
+    /// Its SBOMs, proven or not.
+    fn any_sboms(&self) -> Option<&Sboms> {
         self.sboms.as_ref().or(self.claimed.as_ref())
     }
 
-    fn shown(&self) -> String {
+    fn description(&self) -> String {
         match &self.platform {
             Some(platform) => format!("image `{}` ({platform})", self.reference),
             None => format!("image `{}`", self.reference),
@@ -231,9 +217,9 @@ impl Subject {
     }
 }
 
-/// The images of one platform within `image`. Attestations are about images and are none, and what has no file system has
+/// The images of `image`, each for one platform. Attestations are omitted, and manifests without a file system, which have
 /// no SBOM.
-fn subjects_of(image: &ArtifactImage, destination: &Arc<dyn Destination>) -> Vec<Subject> {
+fn subjects_of(image: &ArtifactImage, destination: &Arc<dyn Destination>) -> Vec<PlatformImage> {
     let documents: HashMap<&Digest, &Document> = image
         .documents
         .iter()
@@ -242,7 +228,7 @@ fn subjects_of(image: &ArtifactImage, destination: &Arc<dyn Destination>) -> Vec
     let mut subjects = Vec::new();
     let mut open: Vec<(&Digest, Option<&Platform>)> = vec![(&image.root, None)];
     while let Some((digest, platform)) = open.pop() {
-        // What is missing is told where the artifact is put together.
+        // `Artifact::of` reports a missing manifest.
         let Some(document) = documents.get(digest) else {
             continue;
         };
@@ -251,7 +237,7 @@ fn subjects_of(image: &ArtifactImage, destination: &Arc<dyn Destination>) -> Vec
                 let images = index.manifests.iter().filter(|entry| !entry.is_attestation());
                 open.extend(images.map(|entry| (&entry.digest, entry.platform.as_ref())));
             }
-            Content::Manifest(manifest) if is_catalogued(manifest) => subjects.push(Subject {
+            Content::Manifest(manifest) if is_catalogued(manifest) => subjects.push(PlatformImage {
                 reference: image.reference.clone(),
                 platform: platform.cloned(),
                 manifest: (*document).clone(),
@@ -265,7 +251,31 @@ fn subjects_of(image: &ArtifactImage, destination: &Arc<dyn Destination>) -> Vec
     subjects
 }
 
-/// As Zarf makes a file's name of an image's.
+/// What Zarf calls an image: its reference, and its platform where it is one of several.
+fn identifier(reference: &Reference, platform: Option<&Platform>) -> String {
+    let mut text = reference.to_string();
+    if let Some(Platform {
+        architecture,
+        os,
+        variant,
+        ..
+    }) = platform
+    {
+        text += &format!("-{os}-{architecture}");
+        if let Some(variant) = variant {
+            text += &format!("-{variant}");
+        }
+    }
+    text
+}
+
+/// The name of the SBOM of an image in `sboms.tar`. Where two images have one name, that of the second is
+/// followed by `-` and the short digest of its manifest, before the `.json`.
+pub(crate) fn sbom_file(reference: &Reference, platform: Option<&Platform>) -> String {
+    format!("{}.json", file_name(&identifier(reference, platform)))
+}
+
+/// The file name that Zarf makes from the name of an image.
 fn file_name(identifier: &str) -> String {
     let kept = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-');
     identifier
@@ -285,39 +295,39 @@ fn entry(path: String, identity: Digest, origin: impl EntrySource + 'static) -> 
 
 /// An SBOM in the registry.
 #[derive(Clone)]
-struct Stored {
+struct SbomBlob {
     blob: Descriptor,
     destination: Arc<dyn Destination>,
 }
 
-impl Stored {
+impl SbomBlob {
     async fn content(&self) -> Result<Bytes, Fault> {
         let content = self.destination.blob(&self.blob.digest, CONTENT_LIMIT).await?;
         content.ok_or_else(|| {
             let (digest, repository) = (&self.blob.digest, self.destination.repository());
             Fault::retryable(
                 Reason::PackageFailed,
-                format!("the SBOM {digest} is not in repository `{repository}` any more; delete its referrer, and it is made again"),
+                format!("the SBOM {digest} is no longer in repository `{repository}`; delete its referrer, then it is generated again"),
             )
         })
     }
 }
 
 #[async_trait]
-impl EntrySource for Stored {
+impl EntrySource for SbomBlob {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         self.content().await?.open().await
     }
 }
 
-/// The page with an SBOM in it.
-struct Page(Stored);
+/// [`PAGE`] with an SBOM inserted.
+struct SbomPage(SbomBlob);
 
 #[async_trait]
-impl EntrySource for Page {
+impl EntrySource for SbomPage {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         let content = self.0.content().await?;
-        let (before, after) = PAGE.split_once(PLACE).unwrap_or((PAGE, ""));
+        let (before, after) = PAGE.split_once(PLACEHOLDER).unwrap_or((PAGE, ""));
         let pieces = [
             Bytes::from_static(before.as_bytes()),
             content,

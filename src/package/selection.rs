@@ -1,4 +1,4 @@
-//! Which tag an image has that follows a policy, and the package that comes of it. No IO.
+//! Selects the tags of images with a policy, and completes a package with them. No IO.
 
 mod range;
 
@@ -11,106 +11,117 @@ use crate::api::v1alpha1::{ImageEntry, ImagePolicy, ImageSpec, JackalPackageSpec
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 
-/// The size in bytes that a pattern may take when it is compiled.
+/// The most bytes of a compiled pattern.
 const PATTERN_SIZE: usize = 1 << 20;
-/// The tags that a message names.
+/// The number of tags that a message lists.
 const NAMED: usize = 5;
 
-/// What is wrong with a policy that says nothing, or two things.
+/// The message for a policy with neither or both fields.
 const POLICY: &str = "its policy needs one of semver and pattern; set just one";
 
-/// An image whose tag a policy chooses.
+/// An image whose tag is selected by a policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PolicyImage {
     /// The image without its tag, as the package writes it.
     pub image: String,
-    /// How the tag is chosen.
+    /// Selects the tag.
     pub policy: ImagePolicy,
 }
 
-/// A tag, and the reason and message that say why it is that one.
-type Choice<'t> = (&'t str, &'static str, String);
+/// A selected tag.
+struct SelectedTag<'t> {
+    tag: &'t str,
+    /// Why it was selected, for programs.
+    reason: &'static str,
+    /// Why it was selected, for people.
+    message: String,
+}
 
-/// A followed image and the tag that it has now.
+/// An image with a policy and its selected tag.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
-    /// Which image.
-    pub followed: PolicyImage,
-    /// Its tag, and why it is that one.
+    /// The image and its policy.
+    pub image: PolicyImage,
+    /// Its tag, and why it was selected.
     pub selected: Selected,
 }
 
 impl PolicyImage {
-    /// The image of `source` that follows `policy`.
+    /// The image from `source` with `policy`.
     ///
     /// # Errors
-    /// A stalled fault where there is nothing to choose: it has a tag or digest already, or comes from no registry.
+    /// A stalled fault if the policy is invalid, the image has a tag or digest already, or its source is not a registry.
     pub fn of(image: &str, source: SourceKind, policy: &ImagePolicy) -> Result<Self, Fault> {
-        let followed = Self {
+        let policy_image = Self {
             image: image.to_owned(),
             policy: policy.clone(),
         };
         if source != SourceKind::Registry {
             return Err(
-                followed.invalid("only a registry's tags can be followed; set source: Registry, or remove policy")
+                policy_image.invalid("a policy needs a registry's tags; set source: Registry, or remove policy")
             );
         }
         if has_tag_or_digest(image) {
-            return Err(followed.invalid("its policy chooses the tag; write the image without tag and digest"));
+            return Err(policy_image.invalid("its policy selects the tag; write the image without tag and digest"));
         }
         if policy.semver.is_some() == policy.pattern.is_some() {
-            return Err(followed.invalid(POLICY));
+            return Err(policy_image.invalid(POLICY));
         }
         if policy.order.is_some() && policy.pattern.is_none() {
-            return Err(followed.invalid("order is for pattern, since versions have an order of their own; remove it"));
+            return Err(policy_image.invalid("order applies only to pattern; remove it"));
         }
-        followed.repository()?;
-        Ok(followed)
+        policy_image.repository()?;
+        Ok(policy_image)
     }
 
-    /// The repository whose tags are looked at; its tag says nothing.
+    /// The repository whose tags are listed. The tag of the returned reference has no meaning.
     pub fn repository(&self) -> Result<Reference, Fault> {
         let parsed = self.image.parse();
         parsed.map_err(|error: crate::oci::ReferenceError| Fault::stalled(Reason::InvalidReference, error.to_string()))
     }
 
-    /// Chooses among `tags`, in whatever order they come. That none fits may end by a new tag.
+    /// Selects one of `tags`, independent of their order. It is a retryable fault if none matches: a new tag may.
     pub fn choose(&self, tags: &[String]) -> Result<Selection, Fault> {
-        let tags = tags.iter().map(String::as_str).filter(|tag| !is_referrers(tag));
-        let (chosen, reason, message) = match (&self.policy.semver, &self.policy.pattern) {
-            (Some(semver), None) => self.newest(&semver.range, tags)?,
-            (None, Some(pattern)) => self.last(pattern, tags)?,
+        let tags = tags.iter().map(String::as_str).filter(|tag| !is_referrers_tag(tag));
+        let selected = match (&self.policy.semver, &self.policy.pattern) {
+            (Some(semver), None) => self.newest_in_range(&semver.range, tags)?,
+            (None, Some(pattern)) => self.last_match(pattern, tags)?,
             _ => return Err(self.invalid(POLICY)),
         };
         Ok(Selection {
-            followed: self.clone(),
+            image: self.clone(),
             selected: Selected {
-                tag: chosen.to_owned(),
-                reason: reason.to_owned(),
-                message,
+                tag: selected.tag.to_owned(),
+                reason: selected.reason.to_owned(),
+                message: selected.message,
             },
         })
     }
 
-    fn newest<'t>(&self, range: &str, tags: impl Iterator<Item = &'t str>) -> Result<Choice<'t>, Fault> {
+    fn newest_in_range<'t>(&self, range: &str, tags: impl Iterator<Item = &'t str>) -> Result<SelectedTag<'t>, Fault> {
         let range = Range::parse(range).map_err(|error| self.invalid(&error.to_string()))?;
         let mut versions: Vec<_> = tags.filter_map(|tag| Some((version_of(tag)?, tag))).collect();
-        // Of two tags for one version the one that says all of it, 1.2.0 rather than 1.2, and without a v.
+        // Of two tags for one version, 1.2.0 is preferred to 1.2, and one without `v` to one with it.
         let dots = |tag: &str| tag.matches('.').count();
         versions.sort_by(|(one, tag), (other, other_tag)| {
             let order = other.cmp_precedence(one).then(dots(other_tag).cmp(&dots(tag)));
             order.then_with(|| tag.cmp(other_tag))
         });
-        match best(&versions, &range) {
-            Some(tag) => Ok((tag, "NewestInRange", format!("the newest in {range}"))),
+        // The list is sorted, the newest first.
+        match versions.iter().find(|(version, _)| range.contains(version)) {
+            Some((_, tag)) => Ok(SelectedTag {
+                tag,
+                reason: "NewestInRange",
+                message: format!("the newest in {range}"),
+            }),
             None => {
-                let there: Vec<&str> = versions.iter().map(|(_, tag)| *tag).collect();
-                Err(self.none(&format!("is in {range}"), "the newest there are", &there))
+                let existing: Vec<&str> = versions.iter().map(|(_, tag)| *tag).collect();
+                Err(self.no_match(&format!("is in {range}"), "the newest are", &existing))
             }
         }
     }
 
-    fn last<'t>(&self, pattern: &str, tags: impl Iterator<Item = &'t str>) -> Result<Choice<'t>, Fault> {
+    fn last_match<'t>(&self, pattern: &str, tags: impl Iterator<Item = &'t str>) -> Result<SelectedTag<'t>, Fault> {
         let regex = compiled(pattern).map_err(|why| self.invalid(&why))?;
         let order = self.policy.order.unwrap_or_default();
         let tags: Vec<&str> = tags.collect();
@@ -123,10 +134,14 @@ impl PolicyImage {
         };
         if let Some((_, tag)) = chosen {
             let (reason, which) = match order {
-                TagOrder::Alphabetical => ("LastAlphabetical", "the last in the alphabet"),
+                TagOrder::Alphabetical => ("LastAlphabetical", "the last in alphabetical order"),
                 TagOrder::Numerical => ("HighestNumber", "the highest by number"),
             };
-            return Ok((tag, reason, format!("{which} that matches {pattern}")));
+            return Ok(SelectedTag {
+                tag,
+                reason,
+                message: format!("{which} that matches {pattern}"),
+            });
         }
         let what = match order {
             TagOrder::Alphabetical => format!("matches {pattern}"),
@@ -134,20 +149,20 @@ impl PolicyImage {
                 format!("matches {pattern} with a number (its first group, or all that matches, in digits)")
             }
         };
-        let mut there = tags;
-        there.sort_by(|one, other| other.cmp(one));
-        Err(self.none(&what, "the last in the alphabet are", &there))
+        let mut existing = tags;
+        existing.sort_by(|one, other| other.cmp(one));
+        Err(self.no_match(&what, "the last in alphabetical order are", &existing))
     }
 
-    fn none(&self, what: &str, which: &str, there: &[&str]) -> Fault {
-        let there = match there {
-            [] => "there are none that could be".to_owned(),
+    fn no_match(&self, what: &str, which: &str, existing: &[&str]) -> Fault {
+        let existing = match existing {
+            [] => "no tag is a candidate".to_owned(),
             some => format!("{which} {}", some[..some.len().min(NAMED)].join(", ")),
         };
         Fault::retryable(
             Reason::SourceNotFound,
             format!(
-                "no tag of {} {what}: {there}; correct the policy, or push such a tag",
+                "no tag of {} {what}: {existing}; correct the policy, or push such a tag",
                 self.image
             ),
         )
@@ -158,61 +173,55 @@ impl PolicyImage {
     }
 }
 
-/// The first that is in `range`. The list is sorted, the newest first.
-fn best<'t>(versions: &[(semver::Version, &'t str)], range: &Range) -> Option<&'t str> {
-    let within = versions.iter().find(|(version, _)| range.contains(version));
-    within.map(|(_, tag)| *tag)
-}
-
 fn compiled(pattern: &str) -> Result<Regex, String> {
     let built = RegexBuilder::new(pattern).size_limit(PATTERN_SIZE).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => format!("the pattern `{pattern}` is too large; make it simpler"),
-        // The last of several lines says what is wrong.
+        // The last of several lines is the reason.
         other => {
             let text = other.to_string();
             let why = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            format!("the pattern `{pattern}` is no regular expression ({why})")
+            format!("the pattern `{pattern}` is not a regular expression ({why})")
         }
     })
 }
 
-/// What of a tag is compared: the first group, or all that matches.
+/// The part of a tag that is compared: the first group, or the whole match.
 fn value<'t>(regex: &Regex, tag: &'t str) -> Option<&'t str> {
     let found = regex.captures(tag)?;
     let value = found.get(1).or_else(|| found.get(0))?;
     Some(value.as_str())
 }
 
-/// Compares digits of any length by the number that they are.
+/// Compares digits of any length as numbers.
 fn numerically(one: &str, other: &str) -> Ordering {
     let (one, other) = (one.trim_start_matches('0'), other.trim_start_matches('0'));
     one.len().cmp(&other.len()).then_with(|| one.cmp(other))
 }
 
-/// Whether a tag is made of a digest, for what refers to it.
-fn is_referrers(tag: &str) -> bool {
+/// Whether a tag is derived from a digest, as tags of referrers are.
+fn is_referrers_tag(tag: &str) -> bool {
     let hash = tag.strip_prefix("sha256-").or_else(|| tag.strip_prefix("sha512-"));
     hash.is_some_and(|hash| hash.len() >= 64 && hash.bytes().take(64).all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// The images of `spec` that follow a policy, each once. Every fault is stalled.
-pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<PolicyImage>, Fault> {
+/// The distinct images of `spec` with a policy. All faults are stalled.
+pub fn policy_images(spec: &JackalPackageSpec) -> Result<Vec<PolicyImage>, Fault> {
     let mut all: Vec<PolicyImage> = Vec::new();
-    for image in fields_of_images(spec) {
+    for image in image_objects(spec) {
         let Some(policy) = &image.policy else { continue };
-        let followed = PolicyImage::of(&image.image, image.source, policy)?;
-        if !all.contains(&followed) {
-            all.push(followed);
+        let policy_image = PolicyImage::of(&image.image, image.source, policy)?;
+        if !all.contains(&policy_image) {
+            all.push(policy_image);
         }
     }
     if let Some(from) = &spec.version_from
-        && !all.iter().any(|followed| followed.image == from.image)
+        && !all.iter().any(|known| known.image == from.image)
     {
         return Err(Fault::stalled(
             Reason::InvalidSpec,
             format!(
-                "versionFrom names `{}`, and no image of the package is written so and has a policy",
+                "versionFrom names `{}`, but no image of the package has this name and a policy",
                 from.image
             ),
         ));
@@ -220,8 +229,8 @@ pub fn followed(spec: &JackalPackageSpec) -> Result<Vec<PolicyImage>, Fault> {
     Ok(all)
 }
 
-/// The images of `spec` of which more is said than the name.
-fn fields_of_images(spec: &JackalPackageSpec) -> impl Iterator<Item = &ImageSpec> {
+/// The image entries of `spec` that are objects.
+fn image_objects(spec: &JackalPackageSpec) -> impl Iterator<Item = &ImageSpec> {
     let entries = spec.components.iter().flat_map(|component| &component.images);
     entries.filter_map(|entry| match entry {
         ImageEntry::Spec(spec) => Some(spec),
@@ -234,26 +243,22 @@ fn has_tag_or_digest(image: &str) -> bool {
     last.contains([':', '@'])
 }
 
-/// Whether `spec` is complete only with tags that are chosen.
-pub fn follows(spec: &JackalPackageSpec) -> bool {
-    spec.version_from.is_some() || fields_of_images(spec).any(|image| image.policy.is_some())
+/// Whether `spec` needs selected tags to be complete.
+pub fn has_policies(spec: &JackalPackageSpec) -> bool {
+    spec.version_from.is_some() || image_objects(spec).any(|image| image.policy.is_some())
 }
 
-/// `spec` with the tags of `selections`, and its version where that is one of them: complete as though somebody had
-/// written them there. None where one is missing.
-pub fn effective(spec: &JackalPackageSpec, selections: &[Selection]) -> Option<JackalPackageSpec> {
+/// `spec` with the tags of `selections`, and with its version if that is a selected tag. `None` if a selection is missing.
+pub fn with_selected_tags(spec: &JackalPackageSpec, selections: &[Selection]) -> Option<JackalPackageSpec> {
     let mut spec = spec.clone();
     if let Some(from) = spec.version_from.take() {
-        let selection = selections
-            .iter()
-            .find(|selection| selection.followed.image == from.image);
+        let selection = selections.iter().find(|selection| selection.image.image == from.image);
         spec.version = Some(selection?.selected.tag.clone());
     }
     for entry in spec.components.iter_mut().flat_map(|component| &mut component.images) {
         let ImageEntry::Spec(image) = entry else { continue };
         let Some(policy) = image.policy.take() else { continue };
-        let is =
-            |selection: &&Selection| selection.followed.image == image.image && selection.followed.policy == policy;
+        let is = |selection: &&Selection| selection.image.image == image.image && selection.image.policy == policy;
         image.image = selections.iter().find(is)?.name();
     }
     Some(spec)
@@ -262,11 +267,11 @@ pub fn effective(spec: &JackalPackageSpec, selections: &[Selection]) -> Option<J
 impl Selection {
     /// The image with its tag.
     fn name(&self) -> String {
-        format!("{}:{}", self.followed.image, self.selected.tag)
+        format!("{}:{}", self.image.image, self.selected.tag)
     }
 
-    /// Whether an image of the effective spec is this one.
-    pub fn made(&self, image: &ImageSpec) -> bool {
+    /// Whether `image`, of a spec with selected tags, is this one.
+    pub fn is_of(&self, image: &ImageSpec) -> bool {
         image.image == self.name()
     }
 }

@@ -1,4 +1,4 @@
-//! Signs what stands in a registry or layout: the one place that writes signatures.
+//! Signs packages and images in a registry or layout: the only module that writes signatures.
 
 use std::time::Duration;
 
@@ -6,42 +6,42 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::artifact::SignDefinition;
 use super::definition::Definition;
-use super::publish::{Published, TransferredImage};
+use super::publish::{PublishedPackage, TransferredImage};
 use crate::fault::{Fault, Reason};
 use crate::oci::Descriptor;
 use crate::signing::{Bundle, Referrer, SigningKey, Statement};
 use crate::transfer::Destination;
 
-/// Signatures that are written at once.
+/// The number of signatures that are written concurrently.
 const PARALLEL: usize = 8;
-/// How often it is looked again whether another architecture's package is signed by now, which was entered just before.
-const OTHER_LOOKS: u32 = 20;
-/// How long each of these looks waits.
+/// How often to check again whether another architecture's package, which may have been published just before, is signed.
+const OTHER_CHECKS: u32 = 20;
+/// The time between these checks.
 const OTHER_WAIT: Duration = Duration::from_millis(250);
 
-/// Has `statement`, signed by `key`, refer to `subject` in its repository. The same statement by the same key is the same
-/// manifest: where it stands already, nothing is written.
+/// Attaches `statement`, signed by `key`, to `subject` in its repository. The same statement by the same key gives the same
+/// manifest: if it exists already, nothing is written. True if it is new.
 pub async fn attest(
     key: &SigningKey,
     statement: &Statement,
     subject: &Descriptor,
     repository: &dyn Destination,
 ) -> Result<bool, Fault> {
-    let signed = Signed::new(key, statement, subject)?;
-    let new = !signed.stands(repository).await?;
+    let signed = SignedStatement::new(key, statement, subject)?;
+    let new = !signed.exists(repository).await?;
     signed.attach(new, repository).await?;
     Ok(new)
 }
 
-/// A signed statement, as something that refers to its subject.
-struct Signed(Referrer);
+/// A signed statement as a referrer of its subject.
+struct SignedStatement(Referrer);
 
-impl Signed {
+impl SignedStatement {
     fn new(key: &SigningKey, statement: &Statement, subject: &Descriptor) -> Result<Self, Fault> {
         let failed = |error: String| {
             Fault::stalled(
                 Reason::SigningFailed,
-                format!("the signature of {} cannot be made: {error}", subject.digest),
+                format!("cannot sign {}: {error}", subject.digest),
             )
         };
         let bundle = Bundle::of_statement(key, statement).map_err(|error| failed(error.to_string()))?;
@@ -49,44 +49,44 @@ impl Signed {
         Ok(Self(referrer.map_err(|error| failed(error.to_string()))?))
     }
 
-    /// Whether the signature itself stands, not something that a registry calls so: only who has the key can have made it.
-    async fn is_whole(&self, repository: &dyn Destination) -> Result<bool, Fault> {
+    /// Whether the signature itself exists, compared by its bytes: only the owner of the key can have made it.
+    async fn is_intact(&self, repository: &dyn Destination) -> Result<bool, Fault> {
         let document = &self.0.document;
         let found = repository.document(document.digest().as_str()).await?;
         Ok(found.is_some_and(|found| found.raw == document.raw))
     }
 
-    async fn stands(&self, repository: &dyn Destination) -> Result<bool, Fault> {
+    async fn exists(&self, repository: &dyn Destination) -> Result<bool, Fault> {
         let found = repository.digest_of(self.0.document.digest().as_str()).await?;
         Ok(found.is_some())
     }
 
-    /// Writes it where it is `new`, and lists it.
+    /// Writes it if it is `new`, and lists it.
     async fn attach(&self, new: bool, repository: &dyn Destination) -> Result<(), Fault> {
         if new {
             for (digest, content) in &self.0.blobs {
                 repository.keep(digest, content.clone()).await?;
             }
         }
-        // Also where it stands: whoever wrote it may have been killed before it was listed.
+        // Also if it exists: the process that wrote it may have ended before it listed it.
         repository.attach(&self.0.document).await
     }
 }
 
-/// Signs `subject` by `key`, as `cosign sign` does. True when the signature is new.
+/// Signs `subject` with `key`, as `cosign sign` does. True if the signature is new.
 pub async fn sign(key: &SigningKey, subject: &Descriptor, repository: &dyn Destination) -> Result<bool, Fault> {
     sign_after(None, key, subject, repository).await
 }
 
-/// The same, where a signature that is new comes after the statement `before`.
+/// The same, but the statement `before` is attached before a new signature.
 async fn sign_after(
     before: Option<&Statement>,
     key: &SigningKey,
     subject: &Descriptor,
     repository: &dyn Destination,
 ) -> Result<bool, Fault> {
-    let signature = Signed::new(key, &Statement::signature(&subject.digest), subject)?;
-    let new = !signature.stands(repository).await?;
+    let signature = SignedStatement::new(key, &Statement::signature(&subject.digest), subject)?;
+    let new = !signature.exists(repository).await?;
     if let Some(before) = before.filter(|_| new) {
         attest(key, before, subject, repository).await?;
     }
@@ -94,26 +94,27 @@ async fn sign_after(
     Ok(new)
 }
 
-/// What came of the signatures of a package.
+/// The result of [`sign_published`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedPackage {
-    /// Whether any is new.
+    /// Whether any signature is new.
     pub new: bool,
-    /// The platforms in the index under the tag whose packages the key did not sign, for which the index is not signed.
+    /// A platform in the index under the tag whose package the key did not sign; because of it the index is not signed.
     pub foreign: Option<String>,
 }
 
-/// Signs a published package in its `repository`: the manifest, which a digest may name, and the index, which the tag does,
-/// both with their `provenance`; and each of `images` in its own.
+/// Signs a published package in its `repository`: the manifest, and the index under the tag, both with their `provenance`;
+/// and each of `images` in the image's repository.
 ///
-/// The index may list packages of other architectures, which whoever may write to the repository put there. It is signed
-/// where the same key has signed each of these; a process that builds another architecture at this moment signs it soon.
+/// The index may list packages of other architectures, written by anybody with write access to the repository. It is
+/// signed only if the same key has signed each of them; a process that builds another architecture at the same time signs
+/// its package soon.
 ///
-/// The provenance says how the images were read, which somebody who finds them there does not know any more. So it is
-/// written with the first signature, before it: what is signed has one.
+/// The provenance says how the images were read, which a later publication of the same images does not know. So it is
+/// written once, before the first signature: everything signed has one.
 pub async fn sign_published(
     key: &SigningKey,
-    published: &Published,
+    published: &PublishedPackage,
     provenance: &Statement,
     repository: &dyn Destination,
     images: &[&TransferredImage],
@@ -132,7 +133,7 @@ pub async fn sign_published(
     }
     let new = stream::iter(signing).buffer_unordered(PARALLEL);
     let mut new = new.try_fold(false, |any, new| async move { Ok(any || new) }).await?;
-    let foreign = foreign(key, published, repository).await?;
+    let foreign = unsigned_platform(key, published, repository).await?;
     if foreign.is_none() {
         for index in indexes {
             new |= sign_after(Some(provenance), key, index, repository).await?;
@@ -141,17 +142,17 @@ pub async fn sign_published(
     Ok(SignedPackage { new, foreign })
 }
 
-/// The platforms in the index of `published` whose packages `key` has not signed.
-async fn foreign(
+/// A platform in the index of `published` whose package `key` has not signed.
+async fn unsigned_platform(
     key: &SigningKey,
-    published: &Published,
+    published: &PublishedPackage,
     repository: &dyn Destination,
 ) -> Result<Option<String>, Fault> {
     let mut foreign = Vec::new();
     for other in &published.others {
-        let signature = Signed::new(key, &Statement::signature(&other.digest), other)?;
-        let mut waits = if published.changed { OTHER_LOOKS } else { 0 };
-        while !signature.is_whole(repository).await? {
+        let signature = SignedStatement::new(key, &Statement::signature(&other.digest), other)?;
+        let mut waits = if published.changed { OTHER_CHECKS } else { 0 };
+        while !signature.is_intact(repository).await? {
             if waits == 0 {
                 let platform = other.platform.as_ref().map(ToString::to_string);
                 foreign.push(platform.unwrap_or_else(|| other.digest.to_string()));
@@ -160,7 +161,7 @@ async fn foreign(
             waits -= 1;
             tokio::time::sleep(OTHER_WAIT).await;
         }
-        // One is enough to know, and each may be waited for.
+        // One is enough, and each may have to be waited for.
         if !foreign.is_empty() {
             break;
         }
@@ -168,7 +169,7 @@ async fn foreign(
     Ok(foreign.pop())
 }
 
-/// What signs `definition` by `key` in the package itself, for `zarf package verify`; nothing for one that is not
+/// Signs `definition` with `key` inside the package, for `zarf package verify`. `None` for a definition that is not
 /// [`Definition::signed`].
 pub fn definition_signer(definition: &Definition, key: Option<&SigningKey>) -> Option<Box<SignDefinition>> {
     let (path, key) = (definition.signature_path()?, key?.clone());

@@ -1,43 +1,42 @@
-//! Whether images are signed as they must be: which entries of `verify` are about an image, and the one place that reads
-//! signatures of a registry or layout. What they prove is decided by [`crate::signing`].
+//! Verification of images: which entries of `verify` apply to an image, and the only module that reads signatures from a
+//! registry or layout. [`crate::signing`] decides what they prove.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
+use lru::LruCache;
 
 use crate::api::v1alpha1::{SourceKind, VerifySpec};
 use crate::budget::{DOCUMENTS, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
-use crate::registry::{Kind, Repository};
 use crate::signing::{
     BUNDLE_FAMILY, Evaluation, FoundSignature, PREDICATE_ANNOTATION, Requirement, SIGN_PREDICATE, SIMPLE_ARTIFACT,
     SIMPLE_LAYER, Signature, SimpleSignature, signature_tag,
 };
-use crate::source::{BlobSink, Delivery, ImageSource, Resolved};
-use crate::transfer::Destination;
+use crate::source::{BlobSink, Delivery, ImageSource, RepositoryReader, Resolved};
 
-/// The longest signature in bytes that is read. A bundle with certificates, log entries and timestamps has 20 KB.
+/// The longest signature in bytes that is read. A bundle with certificates, log entries and timestamps has about 20 KB.
 const SIGNATURE_LIMIT: usize = 1024 * 1024;
-/// The bytes of signatures that are read for one image. The rest does not count.
+/// The total bytes of signatures that are read for one image. Further ones are ignored.
 const SIGNATURE_BYTES: usize = 32 * 1024 * 1024;
-/// The bytes that one counts for which is not there or longer than it says.
+/// The bytes that a signature counts as if it does not exist or is longer than its descriptor says.
 const UNREAD_BYTES: usize = 512 * 1024;
-/// How many signatures of one image are read of each kind. The rest does not count.
+/// The number of signatures of each kind that are read for one image. Further ones are ignored.
 const SIGNATURES: usize = 64;
-/// How many manifests are read besides that a listing calls something else than signatures.
+/// The number of further manifests that are read, which the listing does not describe as signatures.
 const OTHERS: usize = 128;
-/// Manifests that are read at once.
+/// The number of manifests that are read concurrently.
 const AT_ONCE: usize = 4;
-/// How many images are remembered as verified.
-const REMEMBERED: usize = 4096;
+/// The number of verified images in the cache.
+const VERIFIED: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// The entries of `verify` that are about an image. One that means an image of an engine by its name is a stalled fault:
-/// an engine keeps no signatures, and to bring it all the same would be to pass over what somebody demands.
+/// The entries of `verify` that apply to an image. It is a stalled fault if an entry names an image of an engine: an engine
+/// keeps no signatures, so the requirement could not be satisfied.
 pub fn applicable(verify: &[VerifySpec], image: &Reference, source: SourceKind) -> Result<Vec<VerifySpec>, Fault> {
     let name = image.name();
     let mut found = Vec::new();
@@ -47,7 +46,7 @@ pub fn applicable(verify: &[VerifySpec], image: &Reference, source: SourceKind) 
             return Err(Fault::stalled(
                 Reason::InvalidSpec,
                 format!(
-                    "verify asks for signatures of `{name}`, and the engine of a node, where it is taken from (source: {source:?}), keeps none: set source: Registry, or leave the image out of verify[].images"
+                    "verify requires signatures of `{name}`, but it is read from a node's engine (source: {source:?}), which keeps none: set source: Registry, or remove the image from verify[].images"
                 ),
             ));
         }
@@ -58,117 +57,53 @@ pub fn applicable(verify: &[VerifySpec], image: &Reference, source: SourceKind) 
     Ok(found)
 }
 
-/// A repository whose signatures can be read.
-#[async_trait]
-pub trait SignatureStore: Send + Sync {
-    /// `host/repository`, for messages and to tell stores apart.
-    fn name(&self) -> String;
-
-    /// The manifests that name `subject` as their subject.
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault>;
-
-    /// The manifest under a tag or digest.
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
-
-    /// A blob of at most `limit` bytes, verified; none if it is longer.
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
-}
-
-#[async_trait]
-impl SignatureStore for Repository {
-    fn name(&self) -> String {
-        format!("{}/{}", self.registry().host(), Repository::name(self))
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let read = Repository::referrers(self, subject).await;
-        read.map_err(|error| error.into_read_fault(&SignatureStore::name(self)))
-    }
-
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        let read = self.manifest(identifier).await;
-        let read = match identifier.parse::<Digest>() {
-            Ok(_) => read,
-            Err(_) => self.absent_if_refused(identifier, read).await,
-        };
-        read.map_err(|error| error.into_read_fault(&SignatureStore::name(self)))
-    }
-
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        match self.small_blob(digest, limit).await {
-            Err(error) if error.kind() == &Kind::TooLarge => Ok(None),
-            read => read.map_err(|error| error.into_read_fault(&SignatureStore::name(self))),
-        }
-    }
-}
-
-/// A destination as a store of signatures.
-pub struct Stored<'a>(pub &'a dyn Destination);
-
-#[async_trait]
-impl SignatureStore for Stored<'_> {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        self.0.referrers(subject).await
-    }
-
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        self.0.document(identifier).await
-    }
-
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        self.0.blob(digest, limit).await
-    }
-}
-
-/// That what has `digest` in `store` satisfies every one of `requirements`; `what` names it for people.
+/// Checks that the image `digest` in `repository` satisfies all `requirements`; `what` names it in messages.
 ///
-/// The listing of its referrers only says which manifests are read first: those that it calls bundles. What cosign 2 keeps
-/// under a tag is read if these are not enough, and last the others that are listed, for a listing need not be true.
+/// The listing of its referrers only determines the order: first the manifests that it describes as bundles, then the
+/// signatures that cosign 2 keeps under a tag, and last the other listed manifests, because a listing need not be true.
 pub async fn verify(
-    store: &dyn SignatureStore,
+    repository: &dyn RepositoryReader,
     digest: &Digest,
     requirements: &[Requirement],
     what: &str,
 ) -> Result<(), Fault> {
     let mut search = SignatureSearch {
-        store,
+        repository,
         digest,
         evaluations: requirements.iter().map(Evaluation::of).collect(),
         seen: HashSet::new(),
-        left: SIGNATURE_BYTES,
-        passed_over: 0,
+        bytes_left: SIGNATURE_BYTES,
+        skipped: 0,
     };
-    let mut referrers = store.referrers(digest).await?;
+    let mut referrers = repository.referrers(digest).await?;
     referrers.sort_by(|left, right| left.digest.cmp(&right.digest));
     let (mut listed, others): (Vec<_>, Vec<_>) = referrers.into_iter().partition(may_be_signature);
     let unread = listed.split_off(listed.len().min(SIGNATURES));
-    search.referring(&listed).await?;
+    search.evaluate_referrers(&listed).await?;
     if search.is_satisfied() {
         return Ok(());
     }
-    if let Some(document) = store.document(&signature_tag(digest)).await? {
-        search.layers(&document).await?;
+    if let Some(document) = repository.document(&signature_tag(digest)).await? {
+        search.evaluate_layers(&document).await?;
         if search.is_satisfied() {
             return Ok(());
         }
     }
     let read = others.len().min(OTHERS);
-    search.referring(&others[..read]).await?;
-    search.passed_over += others.len() - read + unread.len();
-    let passed_over = match search.passed_over {
+    search.evaluate_referrers(&others[..read]).await?;
+    search.skipped += others.len() - read + unread.len();
+    let skipped = match search.skipped {
         0 => String::new(),
-        count => format!(" ({count} more that may be signatures are not read: they are too many or too large)"),
+        count => {
+            format!(" ({count} further possible signatures were not read: there are too many, or they are too large)")
+        }
     };
     for evaluation in search.evaluations {
         evaluation.result().map_err(|reason| {
             Fault::retryable(
                 Reason::VerificationError,
                 format!(
-                    "{what} ({}) has not the signatures that verify asks for: {reason}{passed_over}; have it signed, or correct verify",
+                    "{what} ({}) is not signed as verify requires: {reason}{skipped}; sign it, or correct verify",
                     digest.short_form()
                 ),
             )
@@ -177,19 +112,19 @@ pub async fn verify(
     Ok(())
 }
 
-/// The signatures of one image, which are judged as they are found: whoever may write to the repository decides how many there
-/// are and how large, so none is kept.
+/// The search for the signatures of one image. Each is evaluated as it is found and none is kept, because anybody with write
+/// access to the repository determines their number and size.
 struct SignatureSearch<'a> {
-    store: &'a dyn SignatureStore,
+    repository: &'a dyn RepositoryReader,
     digest: &'a Digest,
     /// One for each requirement.
     evaluations: Vec<Evaluation<'a>>,
-    /// The layers that were judged.
+    /// The layers that were evaluated.
     seen: HashSet<Digest>,
     /// Bytes of signatures that may still be read.
-    left: usize,
-    /// What was not read.
-    passed_over: usize,
+    bytes_left: usize,
+    /// The number of possible signatures that were not read.
+    skipped: usize,
 }
 
 impl SignatureSearch<'_> {
@@ -197,25 +132,25 @@ impl SignatureSearch<'_> {
         self.evaluations.iter().all(Evaluation::is_satisfied)
     }
 
-    /// Judges what the manifests `listed` hold, in their order, as far as these refer to the image, until all requirements
-    /// are satisfied.
-    async fn referring(&mut self, listed: &[Descriptor]) -> Result<(), Fault> {
-        let (store, digest) = (self.store, self.digest);
-        // A batch is read to its end before its signatures are: a request that is not polled meanwhile would keep its permit.
+    /// Evaluates the signatures in those of the manifests `listed` that refer to the image, in their order, until all
+    /// requirements are satisfied.
+    async fn evaluate_referrers(&mut self, listed: &[Descriptor]) -> Result<(), Fault> {
+        let (repository, digest) = (self.repository, self.digest);
+        // A whole batch is read before its signatures are: a request that is not polled meanwhile would keep its permit.
         for batch in listed.chunks(AT_ONCE) {
             let reads = batch.iter().map(|referrer| async move {
-                let document = store.document(referrer.digest.as_str()).await?;
+                let document = repository.document(referrer.digest.as_str()).await?;
                 let memory = DOCUMENTS.reserve();
                 let Some(document) = document else { return Ok(None) };
                 let added = memory.add(json_memory(&document.raw));
-                added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &store.name()))?;
+                added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &repository.name()))?;
                 Ok::<_, Fault>(Some((document, memory)))
             });
             let reads = stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE);
             let read: Vec<_> = reads.try_collect().await?;
             for (document, _memory) in read.into_iter().flatten() {
                 if document.subject().is_some_and(|own| own.digest == *digest) {
-                    self.layers(&document).await?;
+                    self.evaluate_layers(&document).await?;
                 }
                 if self.is_satisfied() {
                     return Ok(());
@@ -225,8 +160,8 @@ impl SignatureSearch<'_> {
         Ok(())
     }
 
-    /// Judges the signatures that a manifest holds, each in a layer of its own.
-    async fn layers(&mut self, document: &Document) -> Result<(), Fault> {
+    /// Evaluates the signatures of a manifest, each of which is a layer.
+    async fn evaluate_layers(&mut self, document: &Document) -> Result<(), Fault> {
         let layers = document
             .manifest()
             .map_or(&[] as &[_], |manifest| manifest.layers.as_slice());
@@ -234,25 +169,29 @@ impl SignatureSearch<'_> {
             .iter()
             .filter(|layer| layer.media_type.starts_with(BUNDLE_FAMILY) || layer.media_type == SIMPLE_LAYER);
         for (index, layer) in signatures.enumerate() {
-            // One layer may be the payload of several signatures of cosign 2, which stand in its annotations.
+            // One layer may be the payload of several signatures of cosign 2, which are in its annotations.
             let bundle = layer.media_type.starts_with(BUNDLE_FAMILY);
             if bundle && !self.seen.insert(layer.digest.clone()) {
                 continue;
             }
             let size = usize::try_from(layer.size).unwrap_or(usize::MAX);
-            if index >= SIGNATURES || size > SIGNATURE_LIMIT.min(self.left) {
-                self.passed_over += 1;
+            if index >= SIGNATURES || size > SIGNATURE_LIMIT.min(self.bytes_left) {
+                self.skipped += 1;
                 continue;
             }
-            // A registry that lost it has no signature there. One that is longer than it says was read in part.
-            let Some(content) = self.store.blob(&layer.digest, SIGNATURE_LIMIT.min(self.left)).await? else {
-                self.left = self.left.saturating_sub(UNREAD_BYTES);
+            // The registry may have lost it. A layer that is longer than its descriptor says was read in part.
+            let Some(content) = self
+                .repository
+                .blob(&layer.digest, SIGNATURE_LIMIT.min(self.bytes_left))
+                .await?
+            else {
+                self.bytes_left = self.bytes_left.saturating_sub(UNREAD_BYTES);
                 continue;
             };
-            self.left -= content.len();
+            self.bytes_left -= content.len();
             let memory = DOCUMENTS.reserve();
             let added = memory.add(json_memory(&content));
-            added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &self.store.name()))?;
+            added.map_err(|exhausted| exhausted.fault(Reason::VerificationError, &self.repository.name()))?;
             let signature = match bundle {
                 true => Signature::Bundle(content.to_vec()),
                 false => Signature::Simple(SimpleSignature {
@@ -275,7 +214,7 @@ impl SignatureSearch<'_> {
     }
 }
 
-/// Whether the listing says of a referrer that it is a signature, or nothing.
+/// Whether the listing describes a referrer as a signature, or does not describe it.
 fn may_be_signature(referrer: &Descriptor) -> bool {
     let kind = referrer.artifact_type.as_deref();
     let kind = kind.is_none_or(|kind| kind.starts_with(BUNDLE_FAMILY) || kind == SIMPLE_ARTIFACT);
@@ -283,43 +222,40 @@ fn may_be_signature(referrer: &Descriptor) -> bool {
     kind && predicate.is_none_or(|predicate| predicate == SIGN_PREDICATE)
 }
 
-/// Images that satisfied what was required, so that a repeat reads nothing. The time of a signature is proved by what
-/// came with it, so what was verified once stays so.
-#[derive(Default)]
-pub struct VerificationCache(Mutex<(HashSet<Digest>, VecDeque<Digest>)>);
+/// Images that satisfied their requirements, so that a repeat reads nothing. A signature comes with the proof of its time,
+/// so a result never expires.
+pub struct VerificationCache(Mutex<LruCache<Digest, ()>>);
 
-impl VerificationCache {
-    pub(super) fn knows(&self, key: &Digest) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.contains(key)
-    }
-
-    pub(super) fn note(&self, key: Digest) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (set, order) = &mut *known;
-        if !set.insert(key.clone()) {
-            return;
-        }
-        order.push_back(key);
-        if order.len() > REMEMBERED
-            && let Some(oldest) = order.pop_front()
-        {
-            set.remove(&oldest);
-        }
+impl Default for VerificationCache {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::sparse(VERIFIED)))
     }
 }
 
-/// A source whose images are verified when they are found, before anything of them is read or pushed.
+impl VerificationCache {
+    pub(super) fn contains(&self, key: &Digest) -> bool {
+        let mut verified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.get(key).is_some()
+    }
+
+    pub(super) fn insert(&self, key: Digest) {
+        let mut verified = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        verified.put(key, ());
+    }
+}
+
+/// A source whose images are verified when they are resolved, before anything else is read or pushed.
 pub struct VerifiedSource {
     inner: Arc<dyn ImageSource>,
-    /// The repository that the images, and their signatures, are in.
-    repository: Repository,
+    /// The repository of the images and their signatures.
+    repository: Box<dyn RepositoryReader>,
     requirements: Vec<Requirement>,
     verified: Arc<VerificationCache>,
 }
 
 impl VerifiedSource {
-    /// `inner`, with every image that is found there held against `requirements`. Without any it is `inner` itself; a
-    /// source that keeps no signatures satisfies none.
+    /// `inner`, with every image checked against `requirements`. Without requirements it is `inner` itself. It is a fault if
+    /// there are requirements and the source keeps no signatures.
     pub fn of(
         inner: Arc<dyn ImageSource>,
         reference: &Reference,
@@ -330,7 +266,7 @@ impl VerifiedSource {
             return Ok(inner);
         }
         let Some(repository) = inner.repository(reference) else {
-            let message = format!("{reference} is read where no signatures are kept, and verify asks for some");
+            let message = format!("verify requires signatures of {reference}, but its source keeps none");
             return Err(Fault::stalled(Reason::VerificationError, message));
         };
         Ok(Arc::new(Self {
@@ -342,17 +278,18 @@ impl VerifiedSource {
     }
 
     async fn verify(&self, reference: &Reference, digest: &Digest) -> Result<(), Fault> {
-        let store = SignatureStore::name(&self.repository);
-        let marks = self
+        let repository = self.repository.name();
+        let fingerprints = self
             .requirements
             .iter()
             .map(|requirement| requirement.fingerprint().to_string());
-        let key = Digest::of(format!("{store}@{digest}\n{}", marks.collect::<Vec<_>>().join("\n")).as_bytes());
-        if self.verified.knows(&key) {
+        let key =
+            Digest::of(format!("{repository}@{digest}\n{}", fingerprints.collect::<Vec<_>>().join("\n")).as_bytes());
+        if self.verified.contains(&key) {
             return Ok(());
         }
-        verify(&self.repository, digest, &self.requirements, &reference.to_string()).await?;
-        self.verified.note(key);
+        verify(&*self.repository, digest, &self.requirements, &reference.to_string()).await?;
+        self.verified.insert(key);
         Ok(())
     }
 }
@@ -361,7 +298,7 @@ impl VerifiedSource {
 impl ImageSource for VerifiedSource {
     async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
         let resolved = self.inner.resolve(reference, platforms).await?;
-        // Of an index that has more platforms the whole is signed, and what is taken of it has another digest.
+        // If platforms were selected, the whole index is signed: the selected part has another digest.
         let signed = resolved.chosen_from.as_ref().unwrap_or(resolved.identity.digest());
         self.verify(reference, signed).await?;
         Ok(resolved)
@@ -375,19 +312,11 @@ impl ImageSource for VerifiedSource {
         self.inner.has_foreign_layer(reference, layer).await
     }
 
-    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        self.inner.referrers(reference, subject).await
-    }
-
-    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
-        self.inner.tag_digest(reference, tag).await
-    }
-
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
         self.inner.referrer(reference, identifier).await
     }
 
-    fn repository(&self, reference: &Reference) -> Option<Repository> {
+    fn repository(&self, reference: &Reference) -> Option<Box<dyn RepositoryReader>> {
         self.inner.repository(reference)
     }
 }
@@ -405,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_about_what_it_names_or_about_all_of_registries() {
+    fn an_entry_without_names_applies_to_all_images_of_registries() {
         let verify = [entry(&[]), entry(&["ghcr.io/acme/*", "docker.io/library/nginx"])];
         let count = |image: &str, source| {
             let image: Reference = image.parse().unwrap();
@@ -427,15 +356,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_cache_is_bounded() {
         let verified = VerificationCache::default();
         let key = |each: usize| Digest::of(&each.to_be_bytes());
-        for each in 0..=REMEMBERED {
-            verified.note(key(each));
-            verified.note(key(each));
+        for each in 0..=VERIFIED.get() {
+            verified.insert(key(each));
+            verified.insert(key(each));
         }
-        assert!(!verified.knows(&key(0)));
-        assert!(verified.knows(&key(1)) && verified.knows(&key(REMEMBERED)));
+        assert!(!verified.contains(&key(0)));
+        assert!(verified.contains(&key(1)) && verified.contains(&key(VERIFIED.get())));
     }
 
     #[test]

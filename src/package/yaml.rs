@@ -1,8 +1,8 @@
-//! How the package writes YAML.
+//! Writes YAML.
 
 use serde::Serialize;
 
-/// `value` as YAML. Every string is quoted, because YAML readers disagree on what a bare `yes`, `1e3` or `0o7` is. The
+/// `value` as YAML. All strings are quoted, because YAML readers disagree on what an unquoted `yes`, `1e3` or `0o7` is. The
 /// error says why it cannot be written.
 pub fn yaml(value: &impl Serialize) -> Result<String, String> {
     let options = serde_saphyr::ser_options! { quote_all: true };

@@ -4,12 +4,12 @@
 //! # Policy
 //!
 //! `policy` evaluates the administrator's flags without IO. `registry_target` is the only place where an object's
-//! registry becomes an endpoint, a prefix and, with `--repository-policy namespace`, a [`Fence`]. The fence applies to
-//! everything that is read or written in the operator's registry with the operator's credentials: the location of an
-//! image (an image that already names the registry keeps its path, so the prefix alone would not confine it), the
-//! source of a copy within the registry, and mounts. `transfer::KnownBlobs` is separate for each fence, because a
-//! tenant that knows the digest of another tenant's blob must not get it by a mount. The fence applies to an object
-//! that names the operator's registry by any name that the operator knows.
+//! registry becomes an endpoint, a prefix and, with `--repository-policy namespace`, a [`RepositoryScope`]. The scope
+//! applies to everything that is read or written in the operator's registry with the operator's credentials: the
+//! location of an image (an image that already names the registry keeps its path, so the prefix alone would not confine
+//! it), the source of a copy within the registry, and mounts. `transfer::KnownBlobs` is separate for each scope,
+//! because a tenant that knows the digest of another tenant's blob must not get it by a mount. The scope applies to an
+//! object that names the operator's registry by any name that the operator knows.
 //!
 //! `--source-host` applies to hosts that objects name. It does not apply to public hosts that a registry redirects to,
 //! because the blobs of public registries are on hosts that cannot be listed. Such a host gets no credentials and only
@@ -17,7 +17,7 @@
 //! operator's own registry may redirect anywhere (its endpoint has no restrictions). It is recognised by the endpoint
 //! that the administrator configured, never by a name in an object.
 //!
-//! The agent checks [`Admissions`] before it asks its engine and again before it reads, whatever the assignment says.
+//! The agent checks [`AdmitRules`] before it asks its engine and again before it reads, whatever the assignment says.
 //! An engine finds a digest without a tag, and an image ID (`sha256:…`), under every name, so patterns of names do not
 //! apply to them.
 //!
@@ -38,6 +38,7 @@
 //! observer's own clock is stale. The task table keeps, for each object, the running task, the last result and the
 //! delay before the next attempt. A process needs none of this after a restart.
 
+mod agent_lease;
 mod api_server;
 mod claim;
 mod config_maps;
@@ -48,6 +49,7 @@ mod objects;
 mod panics;
 mod policy;
 mod registries;
+mod registry_defaults;
 mod registry_location;
 mod registry_state;
 mod registry_target;
@@ -55,10 +57,12 @@ mod role;
 mod secrets;
 mod selected_tag;
 mod settings;
+mod shared_watch;
 mod status;
 mod task_table;
 mod trust;
 
+pub use agent_lease::{AGENT_LABEL, AGENT_LEASE_PREFIX, agent_lease_name};
 pub use api_server::refuse_api_server;
 pub use claim::{CLAIM_RENEW_INTERVAL, CLAIM_STALE_AFTER, remaining_hold};
 pub use config_maps::read_config_map;
@@ -71,13 +75,15 @@ pub use objects::{
 pub use panics::catch_panic;
 pub use policy::{AdmitRule, AdmitRules, Policy, RepositoryPolicy, RepositoryScope};
 pub use registries::Registries;
-pub use registry_location::{OperatorRegistry, RegistryLocation};
+pub use registry_defaults::{OperatorRegistry, RegistryDefaults};
+pub use registry_location::RegistryLocation;
 pub use registry_state::{StateSecret, StateSecretError};
-pub use registry_target::{RegistryDefaults, RegistryTarget};
+pub use registry_target::RegistryTarget;
 pub use role::{Recheck, Role, WorkerInputs};
 pub use secrets::{PullCredentials, Secrets};
 pub use selected_tag::{current_selection, image_with_tag, same_selection, spec_with_tag};
 pub use settings::Settings;
+pub use shared_watch::{ObjectChange, SharedObjects, SharedWatch, shared_watch};
 pub use status::{
     Failure, Success, WrittenImage, disposition_after_write, kube_fault, qualified_name, record_success,
     requires_signatures, update_status, with_short_timeout, with_timeout,

@@ -1,41 +1,10 @@
 //! The registry and prefix of an object, computed from its spec and the names of the operator's registry, without
 //! credentials. It shows whether two objects write to the same repository.
 
-use kube::Client;
-
-use super::policy::{RepositoryPolicy, RepositoryScope};
-use super::registry_state::State;
-use super::registry_target::RegistryDefaults;
+use super::policy::RepositoryScope;
+use super::registry_defaults::{OperatorRegistry, RegistryDefaults};
 use crate::api::v1alpha1::RegistrySpec;
-use crate::fault::Fault;
 use crate::oci::{Naming, same_host};
-
-/// The names of the operator's registry, as far as they are known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OperatorRegistry {
-    /// Host and port as pods write it.
-    pub address: Option<String>,
-    /// Host and port at which the operator reaches it.
-    pub endpoint: Option<String>,
-    /// The path prefix of all repositories, if the cluster's state names one.
-    pub prefix: Option<String>,
-    /// Whether it serves plain HTTP at the endpoint.
-    pub plain_http: bool,
-    /// Its naming, if the cluster's state names one.
-    pub naming: Option<Naming>,
-}
-
-impl OperatorRegistry {
-    /// Its address and endpoint.
-    pub fn names(&self) -> impl Iterator<Item = &String> {
-        self.address.iter().chain(&self.endpoint)
-    }
-
-    /// Host and port at which the operator reaches it: the endpoint, else the address.
-    pub fn effective_endpoint(&self) -> Option<&String> {
-        self.endpoint.as_ref().or(self.address.as_ref())
-    }
-}
 
 /// The part of a registry that an object writes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,51 +40,6 @@ impl RegistryLocation {
 }
 
 impl RegistryDefaults {
-    /// The operator's registry, with its naming. It reads the cluster's state.
-    pub async fn operator_registry(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
-        let state = self.find_state(client).await?;
-        let mut operator_registry = self.operator_registry_from(state.as_ref());
-        let of_state = |state: &State| {
-            let known = [&state.address, &state.endpoint];
-            operator_registry
-                .names()
-                .any(|name| known.iter().any(|known| same_host(known, name)))
-        };
-        let naming = state.filter(of_state).map(|state| state.naming);
-        operator_registry.naming = naming;
-        Ok(operator_registry)
-    }
-
-    /// The same without the naming. It reads the cluster's state only if the flags name no registry.
-    pub(super) async fn operator_registry_without_naming(&self, client: &Client) -> Result<OperatorRegistry, Fault> {
-        let state = match &self.registry.address {
-            Some(_) => None,
-            None => self.find_state(client).await?,
-        };
-        Ok(self.operator_registry_from(state.as_ref()))
-    }
-
-    /// The operator's registry, without the naming, by the flags and the cluster's `state`.
-    pub(super) fn operator_registry_from(&self, state: Option<&State>) -> OperatorRegistry {
-        let flags = &self.registry;
-        match (&flags.address, state) {
-            (None, Some(state)) => OperatorRegistry {
-                address: Some(state.address.clone()),
-                endpoint: Some(flags.endpoint.clone().unwrap_or_else(|| state.endpoint.clone())),
-                prefix: state.prefix.clone(),
-                plain_http: state.is_internal || self.restrictions.serves_plain_http(&state.endpoint),
-                naming: None,
-            },
-            (address, _) => OperatorRegistry {
-                address: address.clone(),
-                endpoint: flags.endpoint.clone(),
-                prefix: None,
-                plain_http: flags.insecure == Some(true),
-                naming: None,
-            },
-        }
-    }
-
     /// The location that `spec`, of an object in `namespace`, names. None if neither it nor the operator's registry has an
     /// address.
     pub fn location(
@@ -151,12 +75,6 @@ impl RegistryDefaults {
                 .filter(|_| in_operator_registry),
         })
     }
-
-    /// Whether a policy depends on which objects name the operator's registry by another name. Otherwise only an object that
-    /// names no registry, or the address in the flags, counts as writing to the operator's registry.
-    pub(super) fn policy_needs_operator_registry(&self) -> bool {
-        !self.policy.hosts.is_empty() || self.policy.repositories == RepositoryPolicy::Namespace
-    }
 }
 
 #[cfg(test)]
@@ -164,7 +82,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::runtime::Policy;
+    use crate::runtime::{Policy, RepositoryPolicy};
 
     fn location(
         defaults: &RegistryDefaults,

@@ -5,34 +5,14 @@ use std::time::Duration;
 
 use kube::Client;
 
-use super::policy::{Policy, RepositoryScope};
-use super::registry_location::OperatorRegistry;
-use super::registry_state::{State, StateSecret};
+use super::policy::RepositoryScope;
+use super::registry_defaults::{OperatorRegistry, RegistryDefaults};
+use super::registry_state::State;
 use super::secrets::Secrets;
 use crate::api::v1alpha1::{LocalReference, RegistrySpec, WrittenRepository};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, same_host};
-use crate::registry::{Credentials, Endpoint, Limits, Restrictions, Trust};
-
-/// The administrator's settings of registries, and the registry of objects whose spec names none.
-#[derive(Clone, Debug, Default)]
-pub struct RegistryDefaults {
-    /// The flags `address`, `endpoint`, `repositoryPrefix` and `insecure`; `secretRef` and `certSecretRef` are in the
-    /// operator's namespace. `endpoint` without `address` is the endpoint of the registry that the cluster's state names.
-    pub registry: RegistrySpec,
-    /// The operator's namespace.
-    pub namespace: String,
-    /// The Secret with the cluster's state. It names the registry if the flags do not, and the naming of its webhook.
-    pub state: Option<StateSecret>,
-    /// The hosts that objects may name, and where those may redirect to.
-    pub restrictions: Arc<Restrictions>,
-    /// Certificate authorities (PEM) that are trusted in addition to the system's, for every connection.
-    pub authorities: Option<Vec<u8>>,
-    /// The limits of requests to one registry.
-    pub limits: Limits,
-    /// What objects may do.
-    pub policy: Policy,
-}
+use crate::registry::{Credentials, Endpoint, Trust};
 
 /// The registry that an object writes to.
 #[derive(Clone, Debug)]
@@ -209,12 +189,6 @@ impl RegistryDefaults {
         ))
     }
 
-    /// The prefix of everything in the operator's registry.
-    pub(super) fn base_prefix<'a>(&'a self, operator_registry: &'a OperatorRegistry) -> Option<&'a str> {
-        let flag = self.registry.repository_prefix.as_deref();
-        flag.or(operator_registry.prefix.as_deref())
-    }
-
     /// What the status of an object with `spec` records of `repository`, a full path in the registry of `target`. The endpoint
     /// that the administrator configures is not recorded, because it may change and differ between processes. An endpoint
     /// that the object names makes it another registry.
@@ -249,59 +223,6 @@ impl RegistryDefaults {
         let state = state.map_err(|fault| fault.with_context("naming: Auto (any other naming needs no Secret)"))?;
         let named = state.filter(|state| state.names(target));
         Ok(named.map_or(Naming::Plain, |state| state.naming))
-    }
-
-    /// [`RegistryTarget::prefix`] of an object in `namespace`, computed without IO. `operator_registry` is none if the object
-    /// writes to another registry.
-    pub fn prefix(&self, namespace: &str, spec: &RegistrySpec, operator_registry: Option<&OperatorRegistry>) -> String {
-        let own = spec.repository_prefix.as_deref();
-        let base = operator_registry.and_then(|operator_registry| self.base_prefix(operator_registry));
-        let scope = self
-            .policy
-            .repository_scope(base, namespace)
-            .filter(|_| operator_registry.is_some());
-        match scope {
-            Some(scope) => scope.prefix(own),
-            None => own.or(base).unwrap_or_default().to_owned(),
-        }
-    }
-
-    /// The endpoint of a source registry that is not the destination, without credentials. `trust` is the object's trust for
-    /// that host.
-    pub fn source_endpoint(&self, host: &str, trust: Trust, idle: Duration) -> Endpoint {
-        Endpoint {
-            plain_http: self.restrictions.serves_plain_http(host),
-            trust: trust.with_authorities(self.authorities.as_deref()),
-            idle,
-            restrictions: Some(Arc::clone(&self.restrictions)),
-            ..Endpoint::new(host).with_limits(self.limits)
-        }
-    }
-
-    /// The cluster's state, if the administrator names its Secret and the Secret exists.
-    pub(super) async fn find_state(&self, client: &Client) -> Result<Option<State>, Fault> {
-        let Some(named) = &self.state else {
-            return Ok(None);
-        };
-        let secret = Secrets::new(client.clone(), &*named.namespace)
-            .find(&named.name)
-            .await?;
-        Ok(secret.and_then(|secret| State::read(named, &secret)))
-    }
-
-    async fn state(&self, client: &Client) -> Result<State, Fault> {
-        self.find_state(client).await?.ok_or_else(|| {
-            let cluster = match &self.state {
-                Some(named) => format!("initialise the cluster with Jackal or Zarf, because the Secret {named} names no registry"),
-                None => "with --state-secret in a cluster that Jackal or Zarf initialised".to_owned(),
-            };
-            Fault::retryable(
-                Reason::InvalidSpec,
-                format!(
-                    "no registry is configured: set spec.registry.address, or start the operator with --registry-address, or {cluster}"
-                ),
-            )
-        })
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kube::runtime::reflector::store::Writer;
 use tokio::sync::mpsc;
 
 use super::objects::{GuardedImage, last_path_segment};
 use super::registry_target::RegistryTarget;
+use super::shared_watch::SharedObjects;
 use crate::api::v1alpha1::{JackalImage, SourceKind};
 use crate::fault::Fault;
 use crate::oci::Reference;
@@ -55,8 +55,8 @@ pub trait Role: Send + Sync {
 
 /// The images of a worker.
 pub struct WorkerInputs {
-    /// The cache of watched images, filled by the worker.
-    pub images: Writer<GuardedImage>,
+    /// All images, which the process watches once.
+    pub images: SharedObjects<GuardedImage>,
     /// Images to reconcile again although they did not change, because something that they depend on did.
     pub rechecks: mpsc::Receiver<Recheck>,
 }

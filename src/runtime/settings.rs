@@ -8,7 +8,7 @@ use kube::{Api, Client};
 
 use super::health::Health;
 use super::metrics::Metrics;
-use super::registry_target::RegistryDefaults;
+use super::registry_defaults::RegistryDefaults;
 use super::task_table::Backoff;
 use crate::api::v1alpha1::Period;
 use crate::sbom::Syft;

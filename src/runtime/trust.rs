@@ -69,7 +69,7 @@ pub async fn open_key(
     let _permit = DECRYPTION.acquire().await;
     let reading = tokio::task::spawn_blocking(move || {
         let password = password.as_ref().map(|password| password.as_slice());
-        SigningKey::read(&pem, password)
+        SigningKey::from_pem(&pem, password)
     });
     // It fails only when the process ends.
     reading.await.unwrap_or(Err(PrivateKeyError::Malformed))

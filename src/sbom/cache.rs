@@ -1,49 +1,42 @@
-//! Which SBOMs this process knows to be true: those that it made, and those that were proven to it. No IO.
+//! The SBOMs that this process knows to be genuine: those that it generated, and those that were proven. No IO.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
 
 use super::Sboms;
 use crate::oci::Digest;
 
-/// Images of one platform whose SBOMs are remembered.
-const REMEMBERED: usize = 4096;
+/// The most images, each for one platform, in the cache.
+const IMAGES: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// The SBOMs of images that were made here, by the digest of the image's manifest, which decides them.
+/// Genuine SBOMs, by the digest of the image's manifest.
 ///
-/// A referrer that says to be an SBOM says nothing of who pushed it: whoever may write to the image's repository does, and
-/// one that came with the image from its source is of whoever may write there.
-#[derive(Debug, Default)]
-pub struct SbomCache(Mutex<Known>);
+/// A referrer that claims to be an SBOM may have been pushed by anybody with write access to the image's repository, or, if it
+/// was copied with the image, to the repository of its source.
+#[derive(Debug)]
+pub struct SbomCache(Mutex<LruCache<Digest, BTreeSet<Digest>>>);
 
-#[derive(Debug, Default)]
-struct Known {
-    contents: HashMap<Digest, BTreeSet<Digest>>,
-    order: VecDeque<Digest>,
+impl Default for SbomCache {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::sparse(IMAGES)))
+    }
 }
 
 impl SbomCache {
-    /// Remembers that `sboms` are those of the image `manifest`.
-    pub fn note(&self, manifest: &Digest, sboms: &Sboms) {
+    /// Records that `sboms` are genuine SBOMs of the image `manifest`. They replace those of another version of syft.
+    pub fn insert(&self, manifest: &Digest, sboms: &Sboms) {
+        let contents = sboms.contents.values().map(|content| content.digest.clone());
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Known { contents, order } = &mut *known;
-        if !contents.contains_key(manifest) {
-            order.push_back(manifest.clone());
-            if order.len() > REMEMBERED
-                && let Some(oldest) = order.pop_front()
-            {
-                contents.remove(&oldest);
-            }
-        }
-        // One set of documents: of two programs the later one made the same image's anew.
-        let made = sboms.contents.values().map(|content| content.digest.clone());
-        contents.insert(manifest.clone(), made.collect());
+        known.put(manifest.clone(), contents.collect());
     }
 
-    /// Whether the document `content` is known to be an SBOM of the image `manifest`.
-    pub fn knows(&self, manifest: &Digest, content: &Digest) -> bool {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.contents.get(manifest).is_some_and(|made| made.contains(content))
+    /// Whether the document `content` is a genuine SBOM of the image `manifest`.
+    pub fn contains(&self, manifest: &Digest, content: &Digest) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(manifest).is_some_and(|contents| contents.contains(content))
     }
 }
 
@@ -65,17 +58,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_made_is_known_of_its_image_alone_and_bounded() {
-        let memory = SbomCache::default();
+    fn sboms_are_known_only_for_their_image_and_the_cache_is_bounded() {
+        let cache = SbomCache::default();
         let image = |each: usize| Digest::of(&each.to_be_bytes());
         let (own, other) = (sboms("own"), sboms("other"));
         let content = |sboms: &Sboms| sboms.contents[&Format::Syft].digest.clone();
-        memory.note(&image(0), &own);
-        assert!(memory.knows(&image(0), &content(&own)));
-        assert!(!memory.knows(&image(0), &content(&other)) && !memory.knows(&image(1), &content(&own)));
-        for each in 0..=REMEMBERED {
-            memory.note(&image(each), &own);
+        cache.insert(&image(0), &own);
+        assert!(cache.contains(&image(0), &content(&own)));
+        assert!(!cache.contains(&image(0), &content(&other)) && !cache.contains(&image(1), &content(&own)));
+        for each in 0..=IMAGES.get() {
+            cache.insert(&image(each), &own);
         }
-        assert!(!memory.knows(&image(0), &content(&own)) && memory.knows(&image(1), &content(&own)));
+        assert!(!cache.contains(&image(0), &content(&own)) && cache.contains(&image(1), &content(&own)));
     }
 }

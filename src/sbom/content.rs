@@ -1,4 +1,4 @@
-//! The image that syft looks into, as a folder. The operator reads it, by the rules and limits of every transfer, so that
+//! The image that syft reads, as an OCI layout. The operator downloads it with the rules and limits of every transfer, so that
 //! syft needs neither an address nor a password.
 
 use std::io;
@@ -9,37 +9,38 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Document, Index, distinct_blobs, distinct_foreign_layers};
 use crate::transfer::{Destination, LayoutDestination, Upload};
 
-/// Where it lies in the scratch folder.
-const FOLDER: &str = "image";
+/// Its name in the scratch directory.
+const DIRECTORY: &str = "image";
 
-/// An OCI layout of one image alone: syft takes no digest to choose by in a layout of several.
+/// An OCI layout with a single image, because syft cannot select one by its digest.
 #[derive(Debug)]
-pub(super) struct Content {
-    /// Where it is.
+pub(super) struct ImageLayout {
+    /// Its path.
     pub layout: PathBuf,
-    /// What lies elsewhere and is read as well.
+    /// Another directory with its blobs, which is also read.
     pub readable: Option<PathBuf>,
 }
 
-impl Content {
-    /// The image `manifest` of `destination`, of at most `limit` bytes. What lies in a folder already is not copied.
-    pub async fn gather(
+impl ImageLayout {
+    /// Creates the layout of the image `manifest` in `destination`, with at most `limit` bytes. Blobs that are in a directory
+    /// already are not copied.
+    pub async fn create(
         destination: &dyn Destination,
         manifest: &Document,
         scratch: &PrivateDirectory,
         limit: u64,
     ) -> Result<Self, Fault> {
-        let layout = scratch.path().join(FOLDER);
-        let unmade = |error: io::Error| {
+        let layout = scratch.path().join(DIRECTORY);
+        let failed = |error: io::Error| {
             let what = format!(
-                "{} cannot be made: {error}; check --sbom-scratch and the space left",
+                "cannot create {}: {error}; check --sbom-scratch and the free space",
                 layout.display()
             );
             Fault::retryable(Reason::SbomFailed, what)
         };
         if let Some(directory) = destination.directory() {
-            let blobs = std::path::absolute(directory).map_err(unmade)?.join("blobs");
-            link(&blobs, manifest, scratch).map_err(unmade)?;
+            let blobs = std::path::absolute(directory).map_err(failed)?.join("blobs");
+            link(&blobs, manifest, scratch).map_err(failed)?;
             return Ok(Self {
                 layout,
                 readable: Some(blobs),
@@ -51,7 +52,10 @@ impl Content {
         if sizes.fold(0, u64::saturating_add) > limit {
             return Err(Fault::stalled(
                 Reason::SbomFailed,
-                format!("the image has more than {}; raise --sbom-scratch-limit", shown(limit)),
+                format!(
+                    "the image has more than {}; increase --sbom-scratch-limit",
+                    human_size(limit)
+                ),
             ));
         }
         let copy = LayoutDestination::new(&layout, "");
@@ -59,7 +63,7 @@ impl Content {
             let bytes = destination.read(blob).await?.ok_or_else(|| {
                 let name = destination.name();
                 let what = format!(
-                    "{name} does not hold the blob {} of the image; bring the image again",
+                    "{name} does not contain the blob {} of the image; copy the image again",
                     blob.digest
                 );
                 Fault::retryable(Reason::SbomFailed, what)
@@ -77,17 +81,17 @@ impl Content {
 }
 
 fn link(blobs: &std::path::Path, manifest: &Document, scratch: &PrivateDirectory) -> io::Result<()> {
-    let folder = scratch.path().join(FOLDER);
-    std::fs::create_dir(&folder)?;
-    std::os::unix::fs::symlink(blobs, folder.join("blobs"))?;
+    let directory = scratch.path().join(DIRECTORY);
+    std::fs::create_dir(&directory)?;
+    std::os::unix::fs::symlink(blobs, directory.join("blobs"))?;
     scratch.write("image/oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     let index = Index::new(vec![manifest.descriptor.clone()]);
     scratch.write("image/index.json", &serde_json::to_vec(&index)?)?;
     Ok(())
 }
 
-/// Bytes for people, in the unit in which flags take them.
-pub(super) fn shown(bytes: u64) -> String {
+/// A number of bytes for messages, in the unit of the flags.
+pub(super) fn human_size(bytes: u64) -> String {
     match bytes {
         bytes if bytes % (1 << 30) == 0 => format!("{}Gi", bytes >> 30),
         bytes if bytes % (1 << 20) == 0 => format!("{}Mi", bytes >> 20),

@@ -1,6 +1,6 @@
-//! What differs between two runs of syft on one image, taken out of what they wrote. No IO.
+//! Removes everything from syft's documents that differs between two runs on the same image. No IO.
 //!
-//! A document may have tens of megabytes: only the few values that are rewritten are parsed, all else is carried as the
+//! A document may have tens of megabytes: only the few values that are rewritten are parsed, everything else is kept as the
 //! text that syft wrote.
 
 use bytes::Bytes;
@@ -13,45 +13,45 @@ use super::Format;
 use crate::decode::RawFields;
 use crate::oci::Digest;
 
-/// The time that stands in every document: one that knew the clock would be another with each run.
+/// The time in all documents, so that they do not differ with each run.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
-/// An SBOM that is the same however often it is made.
+/// A reproducible SBOM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sbom {
     /// The JSON.
     pub content: Bytes,
-    /// The program that made it and its version, such as `syft 1.57.1`; only [`Format::Syft`] says it in a field of its
-    /// own.
+    /// The program that generated it and its version, such as `syft 1.57.1`; only known for [`Format::Syft`].
     pub tool: Option<String>,
 }
 
-/// Why what syft wrote is no SBOM of the image.
+/// The output of syft is not an SBOM of the image.
 #[derive(Debug, Error)]
 pub enum SbomError {
-    /// Not the JSON that it should be.
-    #[error("its {0:?} document is not what that form prescribes: {1}")]
+    /// Unexpected JSON.
+    #[error("its {0:?} document does not have the expected structure: {1}")]
     Malformed(Format, serde_json::Error),
-    /// Another version of the form, or another form.
+    /// Another format, or another version of it.
     #[error("its {0:?} document has {1} `{2}` instead of `{3}`")]
     Version(Format, &'static str, String, &'static str),
-    /// Not about the image that was asked for.
+    /// It is about another image.
     #[error("its document is about the manifest `{0}` instead of `{1}`")]
     Subject(String, Digest),
 }
 
-/// Rewrites what syft wrote of the manifest `subject` in `format`, so that another run on the same image gives the same
-/// bytes: times are the Unix epoch, identifiers follow from the content, and nothing says where the image was read.
+/// Rewrites the document that syft wrote for the manifest `subject` in `format`, so that another run on the same image gives
+/// the same bytes: times are the Unix epoch, identifiers are derived from the content, and the place where the image was read
+/// is removed.
 ///
-/// The document's own identifier (SPDX 2.3, 6.5 "SPDX document namespace"; CycloneDX 1.6, `serialNumber`) is made of the
-/// digest of all the rest, so that two documents that differ have different ones.
+/// The document's own identifier (SPDX 2.3, 6.5 "SPDX document namespace"; CycloneDX 1.6, `serialNumber`) is derived from the
+/// digest of everything else, so that different documents have different identifiers.
 pub fn normalise(format: Format, subject: &Digest, written: &[u8]) -> Result<Sbom, SbomError> {
     let malformed = |error| SbomError::Malformed(format, error);
     let mut fields: Fields<'_> = serde_json::from_slice(written).map_err(malformed)?;
     let mut tool = None;
     match format {
         Format::Spdx => {
-            fields.demand(format, "spdxVersion", "SPDX-2.3")?;
+            fields.require(format, "spdxVersion", "SPDX-2.3")?;
             let created = |creation: &mut Fields<'_>| creation.set("created", EPOCH);
             fields.change("creationInfo", created).map_err(malformed)?;
             fields.set("documentNamespace", "").map_err(malformed)?;
@@ -60,7 +60,7 @@ pub fn normalise(format: Format, subject: &Digest, written: &[u8]) -> Result<Sbo
             fields.set("documentNamespace", &namespace).map_err(malformed)?;
         }
         Format::CycloneDx => {
-            fields.demand(format, "specVersion", "1.6")?;
+            fields.require(format, "specVersion", "1.6")?;
             let timestamp = |metadata: &mut Fields<'_>| metadata.set("timestamp", EPOCH);
             fields.change("metadata", timestamp).map_err(malformed)?;
             fields.set("serialNumber", "").map_err(malformed)?;
@@ -79,26 +79,26 @@ pub fn normalise(format: Format, subject: &Digest, written: &[u8]) -> Result<Sbo
             let program = fields.inner("descriptor").map_err(malformed)?;
             let (name, version) = (program.text("name"), program.text("version"));
             tool = Some(format!("{} {}", name.map_err(malformed)?, version.map_err(malformed)?));
-            let unplaced = |metadata: &mut Fields<'_>| {
+            let without_location = |metadata: &mut Fields<'_>| {
                 metadata.set("userInput", subject.as_str())?;
                 metadata.set("tags", &[(); 0])?;
                 metadata.set("repoDigests", &[(); 0])
             };
             fields
-                .change("source", |source| source.change("metadata", unplaced))
+                .change("source", |source| source.change("metadata", without_location))
                 .map_err(malformed)?;
-            // How it was called: paths of this machine.
-            let uncalled = |program: &mut Fields<'_>| {
+            // The configuration contains paths of this machine.
+            let without_configuration = |program: &mut Fields<'_>| {
                 program.remove("configuration");
                 Ok(())
             };
-            fields.change("descriptor", uncalled).map_err(malformed)?;
+            fields.change("descriptor", without_configuration).map_err(malformed)?;
         }
     }
     let content = serde_json::to_vec(&fields).map_err(malformed)?;
     let content = match format {
-        // It is put into a page of HTML too, where `</script>` in some description would end it.
-        Format::Syft => without_angles(content),
+        // It is also embedded in an HTML page, where `</script>` in a description would end it.
+        Format::Syft => escape_angle_brackets(content),
         Format::Spdx | Format::CycloneDx => content,
     };
     Ok(Sbom {
@@ -107,8 +107,8 @@ pub fn normalise(format: Format, subject: &Digest, written: &[u8]) -> Result<Sbo
     })
 }
 
-/// The same JSON without any `<`, which stands in texts only.
-fn without_angles(json: Vec<u8>) -> Vec<u8> {
+/// The same JSON with all `<` escaped; they occur only in texts.
+fn escape_angle_brackets(json: Vec<u8>) -> Vec<u8> {
     let count = json.iter().filter(|&&byte| byte == b'<').count();
     if count == 0 {
         return json;
@@ -123,7 +123,7 @@ fn without_angles(json: Vec<u8>) -> Vec<u8> {
     escaped
 }
 
-/// A UUID of version 8 (RFC 9562, "UUID Version 8") made of `digest`, as a URN.
+/// A UUID of version 8 (RFC 9562, "UUID Version 8") derived from `digest`, as a URN.
 fn urn(digest: &Digest) -> String {
     let hex = digest.hex();
     format!(
@@ -136,19 +136,19 @@ fn urn(digest: &Digest) -> String {
     )
 }
 
-/// The fields of a JSON object in their order, the values as they are written.
+/// The fields of a JSON object in their order, with unparsed values.
 struct Fields<'a>(Vec<(String, Value<'a>)>);
 
 enum Value<'a> {
     Read(&'a RawValue),
-    Made(Box<RawValue>),
+    Changed(Box<RawValue>),
 }
 
 impl Value<'_> {
     fn raw(&self) -> &RawValue {
         match self {
             Self::Read(raw) => raw,
-            Self::Made(raw) => raw,
+            Self::Changed(raw) => raw,
         }
     }
 }
@@ -172,9 +172,9 @@ impl<'a> Fields<'a> {
         serde_json::from_str(self.get(name).get())
     }
 
-    /// Gives a field that value, in its place or at the end.
+    /// Sets a field, in its place or at the end.
     fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), serde_json::Error> {
-        let value = Value::Made(to_raw_value(value)?);
+        let value = Value::Changed(to_raw_value(value)?);
         match self.position(name) {
             Some(position) => self.0[position].1 = value,
             None => self.0.push((name.to_owned(), value)),
@@ -202,7 +202,7 @@ impl<'a> Fields<'a> {
         Ok(Digest::of(&serde_json::to_vec(self)?))
     }
 
-    fn demand(&self, format: Format, name: &'static str, value: &'static str) -> Result<(), SbomError> {
+    fn require(&self, format: Format, name: &'static str, value: &'static str) -> Result<(), SbomError> {
         let found = self.text(name).map_err(|error| SbomError::Malformed(format, error))?;
         match found == value {
             true => Ok(()),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn two_runs_give_one_document() {
+    fn two_runs_give_the_same_document() {
         let first = text(Format::Spdx, &spdx("2026-01-01T00:00:00Z", "https://a/1", "zlib"));
         assert_eq!(
             first,
@@ -274,13 +274,13 @@ mod tests {
         };
         let one = cyclonedx("2026-01-01T00:00:00+01:00", "urn:uuid:1");
         assert_eq!(one, cyclonedx("2026-02-01T00:00:00Z", "urn:uuid:2"));
-        // Read by the same registry under another address, and by another path of this machine.
+        // The same registry under another address, and another path on this machine.
         let own = text(Format::Syft, &syft(&subject(), "a:1", "x"));
         assert_eq!(own, text(Format::Syft, &syft(&subject(), "b:2", "x")));
     }
 
     #[test]
-    fn documents_that_differ_have_identifiers_that_differ() {
+    fn different_documents_have_different_identifiers() {
         let namespace = |package: &str| {
             let written = spdx("2026-01-01T00:00:00Z", "https://a/1", package);
             let read: serde_json::Value = serde_json::from_str(&text(Format::Spdx, &written)).unwrap();
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_serial_number_has_the_shape_that_cyclonedx_demands() {
+    fn a_serial_number_has_the_format_of_cyclonedx() {
         let urn = urn(&subject());
         let parts: Vec<usize> = urn.trim_start_matches("urn:uuid:").split('-').map(str::len).collect();
         assert_eq!(parts, [8, 4, 4, 4, 12]);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn says_which_syft_it_was_and_nothing_of_this_machine() {
+    fn the_document_names_the_tool_but_not_this_machine() {
         let written = syft(&subject(), "registry.internal:5000", "</script><b>");
         let document = normalise(Format::Syft, &subject(), written.as_bytes()).unwrap();
         assert_eq!(document.tool.as_deref(), Some("syft 1.57.1"));
@@ -314,12 +314,12 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_sbom_of_the_image() {
+    fn an_invalid_or_foreign_document_is_refused() {
         let other = syft(&Digest::of(b"another"), "a", "x");
         let error = normalise(Format::Syft, &subject(), other.as_bytes()).unwrap_err();
         assert!(matches!(error, SbomError::Subject(..)), "{error}");
-        let elder = spdx("t", "n", "p").replace("SPDX-2.3", "SPDX-2.2");
-        let error = normalise(Format::Spdx, &subject(), elder.as_bytes()).unwrap_err();
+        let older = spdx("t", "n", "p").replace("SPDX-2.3", "SPDX-2.2");
+        let error = normalise(Format::Spdx, &subject(), older.as_bytes()).unwrap_err();
         assert!(matches!(error, SbomError::Version(..)), "{error}");
         for bad in [
             "",

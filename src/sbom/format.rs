@@ -1,8 +1,8 @@
-//! The forms of an SBOM.
+//! The formats of an SBOM.
 
 use crate::oci::Descriptor;
 
-/// One of the forms that a run of syft writes.
+/// A format of an SBOM that syft writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
     /// SPDX 2.3, as JSON.
@@ -14,10 +14,10 @@ pub enum Format {
 }
 
 impl Format {
-    /// All of them, in the order in which they are stored.
+    /// All formats, in the order in which they are stored.
     pub const ALL: [Self; 3] = [Self::Spdx, Self::CycloneDx, Self::Syft];
 
-    /// The media type of the document, and the artifact type of the referrer that holds it.
+    /// The media type of the document, also the artifact type of its referrer.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Spdx => "application/spdx+json",
@@ -26,13 +26,13 @@ impl Format {
         }
     }
 
-    /// The form that a listing of referrers says `referrer` has.
+    /// The format of `referrer` by its artifact type in a listing.
     pub(super) fn of_referrer(referrer: &Descriptor) -> Option<Self> {
         let kind = referrer.artifact_type.as_deref()?;
         Self::ALL.into_iter().find(|format| format.media_type() == kind)
     }
 
-    /// What syft calls it, with the version that is meant.
+    /// Its name and version for syft.
     pub(super) fn output(self) -> &'static str {
         match self {
             Self::Spdx => "spdx-json@2.3",
@@ -41,7 +41,7 @@ impl Format {
         }
     }
 
-    /// The name of the file that syft writes it to.
+    /// The name of the file that syft writes.
     pub(super) fn file(self) -> &'static str {
         match self {
             Self::Spdx => "spdx.json",

@@ -1,4 +1,4 @@
-//! Makes the SBOMs of an image and keeps them beside it: the order of the IO.
+//! Generates the SBOMs of an image and stores them as its referrers.
 
 use std::sync::Arc;
 
@@ -9,58 +9,54 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Manifest};
 use crate::transfer::Destination;
 
-/// The longest SBOM in bytes. One is held in memory while it is made.
+/// The longest SBOM in bytes. One is in memory while it is generated.
 pub const CONTENT_LIMIT: usize = 64 * 1024 * 1024;
 
-/// That SBOMs are wanted where there is nothing to make them.
+/// The fault if SBOMs are enabled but syft is not configured.
 pub fn unable() -> Fault {
     Fault::stalled(
         Reason::SbomFailed,
-        "this installation makes no SBOMs; start it with --syft, or set sbom.enabled to false",
+        "this installation cannot generate SBOMs; start it with --syft, or set sbom.enabled to false",
     )
 }
 
-/// What stands beside an image that says to be its SBOMs.
+/// The existing SBOMs of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExistingSboms {
-    /// Those that are known to be true.
+    /// Those that are known to be genuine.
     pub proven: Option<Sboms>,
-    /// Those that somebody put there.
+    /// Those that referrers claim to be, genuine or not.
     pub claimed: Option<Sboms>,
 }
 
-/// The SBOMs of the image `manifest` that stand beside it, whoever put them there.
-pub async fn known(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
-    let standing = look(destination, manifest, &SbomCache::default()).await?;
-    Ok(standing.claimed)
+/// The SBOMs of the image `manifest` in its repository, genuine or not.
+pub async fn find_claimed(destination: &dyn Destination, manifest: &Digest) -> Result<Option<Sboms>, Fault> {
+    let existing = find(destination, manifest, &SbomCache::default()).await?;
+    Ok(existing.claimed)
 }
 
-/// The same, with those among them that `memory` knows to be true. It takes one request where the listing of the referrers
-/// says all that is asked. Where it does not, their manifests are read, each once in the life of a client.
-pub async fn look(
-    destination: &dyn Destination,
-    manifest: &Digest,
-    memory: &SbomCache,
-) -> Result<ExistingSboms, Fault> {
+/// The same, and those of them that `cache` knows to be genuine. One request is enough if the listing of the referrers is
+/// complete. Otherwise their manifests are read, each once in the lifetime of a client.
+pub async fn find(destination: &dyn Destination, manifest: &Digest, cache: &SbomCache) -> Result<ExistingSboms, Fault> {
     let mut listed = destination.referrers(manifest).await?;
-    let standing = |listed: &[Descriptor]| ExistingSboms {
-        proven: Sboms::among_those(listed, |content| memory.knows(manifest, content)),
+    let existing = |listed: &[Descriptor]| ExistingSboms {
+        proven: Sboms::among_those(listed, |content| cache.contains(manifest, content)),
         claimed: Sboms::among(listed),
     };
-    let found = standing(&listed);
+    let found = existing(&listed);
     if found.claimed.is_some() || listed.is_empty() {
         return Ok(found);
     }
-    // The likely ones first, for not all are read of a long list.
+    // The likely ones first, because only a part of a long list is read.
     listed.sort_by_key(|entry| (Format::of_referrer(entry).is_none(), entry.artifact_type.is_some()));
     let read = destination.read_referrers(manifest, &listed).await?;
-    Ok(standing(&read))
+    Ok(existing(&read))
 }
 
-/// Makes the SBOMs of the image `manifest` in `destination`, unless this syft has made them there once its turn comes.
+/// Generates the SBOMs of the image `manifest` in `destination`, unless they were generated while it waited for a permit.
 ///
-/// A referrer follows its content, and SBOMs count when all three are there: whatever breaks off in between, they are made
-/// again and are the same.
+/// A referrer is written after its content, and SBOMs are only used when all three exist: after an interruption they are
+/// generated again and are the same.
 pub async fn generate(syft: &Syft, destination: &dyn Destination, manifest: &Document) -> Result<Sboms, Fault> {
     let subject = &manifest.descriptor;
     let foreign = manifest.manifest().map(Manifest::foreign_layers).unwrap_or_default();
@@ -69,15 +65,15 @@ pub async fn generate(syft: &Syft, destination: &dyn Destination, manifest: &Doc
             return Err(Fault::stalled(
                 Reason::SbomFailed,
                 format!(
-                    "its layer {} lies with its publisher only and cannot be looked into; push it to the image's source, leave the image out, or set sbom.enabled to false",
+                    "its layer {} is only at its publisher and cannot be read; push it to the image's source, remove the image, or set sbom.enabled to false",
                     layer.digest
                 ),
             ));
         }
     }
-    let _turn = syft.turn().await?;
-    // Another package may have waited for the same.
-    if let Some(sboms) = look(destination, &subject.digest, syft.memory()).await?.proven {
+    let _permit = syft.acquire_permit().await?;
+    // Another package may have generated the same.
+    if let Some(sboms) = find(destination, &subject.digest, syft.cache()).await?.proven {
         return Ok(sboms);
     }
     let written = Arc::new(syft.run(destination, manifest).await?);
@@ -93,22 +89,22 @@ pub async fn generate(syft: &Syft, destination: &dyn Destination, manifest: &Doc
             return Err(Fault::stalled(
                 Reason::SbomFailed,
                 format!(
-                    "its {format:?} document has more than the {CONTENT_LIMIT} bytes that are kept; make a smaller image of it"
+                    "its {format:?} document has more than {CONTENT_LIMIT} bytes, which is the limit; make the image smaller"
                 ),
             ));
         }
         let subject = subject.digest.clone();
-        let made = tokio::task::spawn_blocking(move || normalise(format, &subject, &content)).await;
-        let made = made.map_err(|error| Fault::retryable(Reason::SbomFailed, error.to_string()))?;
-        made.map_err(|error| {
+        let normalised = tokio::task::spawn_blocking(move || normalise(format, &subject, &content)).await;
+        let normalised = normalised.map_err(|error| Fault::retryable(Reason::SbomFailed, error.to_string()))?;
+        normalised.map_err(|error| {
             let advice = "check that --syft names syft 1.x";
             Fault::stalled(
                 Reason::SbomFailed,
-                format!("syft wrote no SBOM that can be used: {error}; {advice}"),
+                format!("syft wrote an invalid SBOM: {error}; {advice}"),
             )
         })
     };
-    // Its own form says which syft it is.
+    // Syft's own format contains its version.
     let own = read(Format::Syft).await?;
     let tool = own.tool.clone().unwrap_or_default();
     let mut sboms = Sboms {
@@ -126,7 +122,7 @@ pub async fn generate(syft: &Syft, destination: &dyn Destination, manifest: &Doc
             .map_err(|error| Fault::stalled(Reason::SbomFailed, error.to_string()))?;
         destination.attach(&document).await?;
     }
-    syft.memory().note(&subject.digest, &sboms);
+    syft.cache().insert(&subject.digest, &sboms);
     Ok(sboms)
 }
 

@@ -1,8 +1,8 @@
-//! The sandbox that syft runs in. It reads every byte that builders of images chose, so it is treated as if they wrote it.
+//! The sandbox in which syft runs. Syft parses content chosen by the builders of images, so it is not trusted.
 //!
-//! A thread gives up its rights and starts the program, which inherits what is left: by Landlock it reads the system's
-//! programs and libraries and what it is given, and writes to its own folder; by seccomp it opens no socket and looks into no
-//! other process. The rest of this process keeps its rights: both hold for a thread and what it starts.
+//! A thread drops its rights and starts the program, which inherits the rest: Landlock allows reading the system's programs
+//! and libraries and the given paths, and writing to its own directory; seccomp forbids opening sockets and accessing other
+//! processes. Both apply only to the thread and its child processes; the rest of this process keeps its rights.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,9 +17,9 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-/// The newest version of Landlock whose restrictions are asked for. An older kernel has fewer of them.
+/// The version of Landlock whose restrictions are requested. An older kernel enforces fewer of them.
 const NEWEST: ABI = ABI::V6;
-/// What a program takes to run: itself, its libraries, and what the shell of a script has. None of it is secret.
+/// Paths that programs need to run: programs, libraries, and those that a shell needs. None of it is secret.
 const SYSTEM: [&str; 9] = [
     "/usr",
     "/bin",
@@ -31,10 +31,10 @@ const SYSTEM: [&str; 9] = [
     "/dev/zero",
     "/dev/urandom",
 ];
-/// Where output goes that nobody wants.
-const NOWHERE: &str = "/dev/null";
-/// System calls that are refused: to be somewhere else by a socket, without one by io_uring, or in another process.
-const REFUSED: [i64; 6] = [
+/// The file to which unused output goes.
+const NULL_DEVICE: &str = "/dev/null";
+/// Forbidden system calls: network access by sockets or io_uring, and access to other processes.
+const FORBIDDEN: [i64; 6] = [
     libc::SYS_socket,
     libc::SYS_io_uring_setup,
     libc::SYS_ptrace,
@@ -43,45 +43,45 @@ const REFUSED: [i64; 6] = [
     libc::SYS_pidfd_getfd,
 ];
 
-/// How syft is kept from what the operator may do.
+/// The isolation of syft from the operator's rights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Isolation {
-    /// It reads and writes its own folder, and has no network. Where the kernel cannot keep it so, it is not run.
+    /// Only its own directory and no network. It is not run if the kernel cannot enforce this.
     #[default]
     Landlock,
-    /// It may read what the operator may read, and reach what it reaches.
+    /// The same access to files and network as the operator.
     None,
 }
 
 /// Why a program was not started.
 pub(super) enum StartError {
-    /// The kernel keeps no program from anything.
+    /// The kernel cannot enforce the restrictions.
     Unsupported(String),
-    /// The program cannot be run.
+    /// The program cannot be started.
     Program(io::Error),
 }
 
-/// What a program may do.
+/// The rights of a program.
 pub(super) struct Sandbox {
-    /// It reads what lies beneath these, and runs it.
+    /// Directories that it may read and execute.
     pub readable: Vec<PathBuf>,
-    /// It reads and writes beneath this one.
-    pub folder: PathBuf,
+    /// The directory that it may read and write.
+    pub directory: PathBuf,
 }
 
 impl Sandbox {
-    /// Starts `command` with no more rights than that.
+    /// Starts `command` with only these rights.
     pub async fn start(self, mut command: Command) -> Result<Child, StartError> {
         let runtime = tokio::runtime::Handle::current();
         let (started, starting) = oneshot::channel();
         let start = move || {
-            // A child is watched by the runtime that it is started in.
-            let _entered = runtime.enter();
+            // The runtime in which a child is started waits for it.
+            let _guard = runtime.enter();
             let child = self
-                .enter()
+                .restrict_thread()
                 .map_err(StartError::Unsupported)
                 .and_then(|()| command.spawn().map_err(StartError::Program));
-            // Where nobody waits for it any more, the child is killed with its value.
+            // If the receiver was dropped, dropping the child kills it.
             drop(started.send(child));
         };
         let thread = std::thread::Builder::new().name("sandbox".to_owned()).spawn(start);
@@ -90,8 +90,8 @@ impl Sandbox {
         starting.await.map_err(ended)?
     }
 
-    /// Takes all other rights from this thread and whatever it starts, for good.
-    fn enter(self) -> Result<(), String> {
+    /// Drops all other rights of this thread and its future children permanently.
+    fn restrict_thread(self) -> Result<(), String> {
         self.restrict_files()
             .map_err(|error| error.to_string())
             .and_then(|status| match status {
@@ -103,7 +103,7 @@ impl Sandbox {
 
     fn restrict_files(self) -> Result<RulesetStatus, landlock::RulesetError> {
         let read = AccessFs::from_read(NEWEST);
-        // It has nothing to run there.
+        // Without the right to execute.
         let write = AccessFs::from_write(NEWEST) | AccessFs::ReadFile | AccessFs::ReadDir;
         let status = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -113,8 +113,11 @@ impl Sandbox {
             .create()?
             .add_rules(path_beneath_rules(SYSTEM, read))?
             .add_rules(path_beneath_rules(self.readable, read))?
-            .add_rules(path_beneath_rules([NOWHERE], AccessFs::ReadFile | AccessFs::WriteFile))?
-            .add_rules(path_beneath_rules([self.folder], write))?
+            .add_rules(path_beneath_rules(
+                [NULL_DEVICE],
+                AccessFs::ReadFile | AccessFs::WriteFile,
+            ))?
+            .add_rules(path_beneath_rules([self.directory], write))?
             .restrict_self()?;
         Ok(status.ruleset)
     }
@@ -122,7 +125,7 @@ impl Sandbox {
 
 fn restrict_calls() -> Result<(), seccompiler::Error> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    let rules: BTreeMap<i64, Vec<_>> = REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
+    let rules: BTreeMap<i64, Vec<_>> = FORBIDDEN.into_iter().map(|call| (call, Vec::new())).collect();
     let refusal = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refusal, architecture)?;
     seccompiler::apply_filter(&BpfProgram::try_from(filter)?)

@@ -49,7 +49,7 @@ mod syft;
 pub use cache::SbomCache;
 pub use document::{Sbom, SbomError, normalise};
 pub use format::Format;
-pub use generate::{CONTENT_LIMIT, ExistingSboms, generate, known, look, unable};
+pub use generate::{CONTENT_LIMIT, ExistingSboms, find, find_claimed, generate, unable};
 pub use isolation::Isolation;
 pub use referrer::{Sboms, is_catalogued, referrer};
 pub use syft::{Limits, Syft};

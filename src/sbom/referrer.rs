@@ -5,31 +5,31 @@ use std::collections::BTreeMap;
 use super::Format;
 use crate::oci::{Descriptor, Digest, Document, DocumentError, Manifest, media_type};
 
-/// The annotation of a referrer with the program that made its SBOM and the version, such as `syft 1.57.1`.
+/// The annotation of a referrer with the program that generated its SBOM and the version, such as `syft 1.57.1`.
 const TOOL: &str = "dev.jackal.sbom.tool";
-/// The annotation of a referrer with digest and length in bytes of its SBOM, `sha256:… 123`. A list of referrers repeats
-/// the annotations (distribution specification 1.1, "Listing Referrers"), so that one request says all that is asked.
+/// The annotation of a referrer with the digest and size in bytes of its SBOM, `sha256:… 123`. A list of referrers repeats
+/// the annotations (distribution specification 1.1, "Listing Referrers"), so that one request is enough.
 const CONTENT: &str = "dev.jackal.sbom.content";
 
-/// The SBOMs of one manifest, one of each [`Format`], all by the same program.
+/// The SBOMs of one manifest, one in each [`Format`], all by the same program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sboms {
-    /// The program that made them and its version, such as `syft 1.57.1`.
+    /// The program that generated them and its version, such as `syft 1.57.1`.
     pub tool: String,
-    /// Media type, digest and length in bytes of each document.
+    /// The media type, digest and size in bytes of each document.
     pub contents: BTreeMap<Format, Descriptor>,
 }
 
 impl Sboms {
-    /// The SBOMs that are among the `referrers` of a manifest; `None` unless there is one of each format. Of several
-    /// programs the latest version counts. SBOMs of others, such as the publisher's, are none of these.
+    /// The SBOMs among the `referrers` of a manifest; `None` unless there is one in each format. If there are several
+    /// programs, the latest version is used. SBOMs by other tools, such as the publisher's, are ignored.
     ///
-    /// Those of an elder syft stay as good as they were: a new one does not make all packages another.
+    /// SBOMs by an older syft remain valid, so that a new version does not change all packages.
     pub fn among(referrers: &[Descriptor]) -> Option<Self> {
         Self::among_those(referrers, |_| true)
     }
 
-    /// The same of those documents alone whose digests `admits`.
+    /// The same, but only documents whose digests `admits` are considered.
     pub fn among_those(referrers: &[Descriptor], admits: impl Fn(&Digest) -> bool) -> Option<Self> {
         let mut by_tool: BTreeMap<&str, BTreeMap<Format, Descriptor>> = BTreeMap::new();
         for referrer in referrers {
@@ -37,7 +37,7 @@ impl Sboms {
                 continue;
             };
             let contents = by_tool.entry(tool).or_default();
-            // Of two the least, so that the order of the list decides nothing.
+            // The least of two, so that the order of the list does not matter.
             let least = contents.get(&format).is_none_or(|known| content.digest < known.digest);
             if least {
                 contents.insert(format, content);
@@ -62,7 +62,7 @@ fn read(referrer: &Descriptor) -> Option<(&str, Format, Descriptor)> {
     Some((tool, format, content))
 }
 
-/// The numbers of a version, so that 1.10 comes after 1.9.
+/// The numbers of a version, so that 1.10 is later than 1.9.
 fn version_of(tool: &str) -> Vec<u64> {
     let (_, version) = tool.rsplit_once(' ').unwrap_or(("", tool));
     version
@@ -71,8 +71,7 @@ fn version_of(tool: &str) -> Vec<u64> {
         .collect()
 }
 
-/// The manifest that refers to `subject` and holds `content`, its SBOM in `format` by `tool`. The same gives the same
-/// bytes.
+/// The manifest that refers to `subject` and contains `content`, its SBOM in `format` by `tool`. It is deterministic.
 pub fn referrer(
     subject: &Descriptor,
     format: Format,
@@ -94,8 +93,7 @@ pub fn referrer(
     Document::of_manifest(manifest)
 }
 
-/// Whether `manifest` is an image with a file system: what else a registry keeps, such as a chart, has nothing that an
-/// SBOM could list.
+/// Whether `manifest` is an image with a file system. Other artifacts, such as charts, have no SBOM.
 pub fn is_catalogued(manifest: &Manifest) -> bool {
     let config = manifest.config.media_type.as_str();
     let of_image = |layer: &Descriptor| {
@@ -135,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_says_all_that_a_package_needs() {
+    fn a_listing_contains_everything_that_a_package_needs() {
         let sboms = Sboms::among(&all("syft 1.57.1", b"abc")).unwrap();
         assert_eq!(sboms.tool, "syft 1.57.1");
         let own = &sboms.contents[&Format::Syft];
@@ -143,20 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_is_made_again() {
+    fn incomplete_sboms_are_not_used() {
         for missing in 0..3 {
             let mut referrers = all("syft 1.57.1", b"abc");
             referrers.remove(missing);
             assert_eq!(Sboms::among(&referrers), None);
         }
-        // Two programs do not complete each other.
+        // SBOMs by two programs are not combined.
         let mut referrers = all("syft 1.57.1", b"abc");
         referrers[2] = listed(Format::Syft, "syft 1.56.0", b"abc");
         assert_eq!(Sboms::among(&referrers), None);
     }
 
     #[test]
-    fn the_latest_counts_in_any_order_of_the_list() {
+    fn the_latest_version_is_used_in_any_order() {
         let mut referrers = [
             all("syft 1.9.2", b"old"),
             all("syft 1.10.0", b"new"),
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn of_those_that_are_admitted_others_take_nothing_away() {
+    fn referrers_that_are_not_admitted_have_no_effect() {
         let own = all("syft 1.9.2", b"own");
         let referrers = [all("syft 99.0.0", b"evil"), own.clone(), all("syft 1.9.2", b"less")].concat();
         assert_eq!(
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn sboms_of_others_do_not_count() {
+    fn sboms_by_other_tools_are_ignored() {
         let mut referrers = all("syft 1.57.1", b"abc");
         for referrer in &mut referrers {
             referrer.annotations.clear();
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_referrer_is_the_same_each_time() {
+    fn a_referrer_is_deterministic() {
         let content = Descriptor::new("x", Digest::of(b"abc"), 3);
         let document = referrer(&subject(), Format::Spdx, "syft 1.57.1", &content).unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Runs syft: the one place that starts a process, and its limits.
+//! Runs syft with its limits.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::content::{Content, shown};
+use super::content::{ImageLayout, human_size};
 use super::isolation::{Isolation, Sandbox, StartError};
 use super::private_directory::{self, PrivateDirectory};
 use super::{Format, SbomCache};
@@ -22,26 +22,27 @@ use crate::oci::Document;
 use crate::process::ProcessGroup;
 use crate::transfer::Destination;
 
-/// After so long an image is tried again that syft failed at: it fails again most times, and works hard before.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// What is kept of what syft says, in bytes: so much of its beginning and of its end.
+/// The time until syft is run again for an image on which it failed: it usually fails again, after much work.
+const RETRY_DELAY: Duration = Duration::from_secs(600);
+/// The bytes that are kept of the beginning, and of the end, of syft's output.
 const KEPT: usize = 4096;
-/// The longest part of it in characters that a message holds.
+/// The most characters of it in a message.
 const SHOWN: usize = 500;
-/// How often the folder that syft works in is measured.
+/// The interval at which the disk usage of syft's directory is measured.
 const MEASURE: Duration = Duration::from_millis(250);
-/// What one run of syft may use.
+
+/// The limits of one run of syft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of memory: it is told to collect before, and gets no more from the system.
+    /// Memory in bytes. Its garbage collector works with a lower limit, and the system does not give it more.
     pub memory: u64,
-    /// The whole run.
+    /// The duration of the whole run.
     pub time: Duration,
-    /// Bytes of disk, which it needs as many of as the unpacked layers of an image have.
+    /// Disk space in bytes. It needs the size of the unpacked layers of an image.
     pub scratch: u64,
-    /// Runs at once.
+    /// The number of concurrent runs.
     pub concurrency: usize,
-    /// What it is kept from.
+    /// Its isolation.
     pub isolation: Isolation,
 }
 
@@ -57,23 +58,23 @@ impl Default for Limits {
     }
 }
 
-/// The program, where it works, and its limits.
+/// The program, its working directory and its limits.
 #[derive(Debug)]
 pub struct Syft {
     program: PathBuf,
     root: PathBuf,
     limits: Limits,
-    turns: Semaphore,
-    memory: SbomCache,
+    permits: Semaphore,
+    cache: SbomCache,
 }
 
-/// What a run wrote. It goes with this value.
+/// The output of a run. It is removed when dropped.
 pub(super) struct SyftOutput {
     scratch: PrivateDirectory,
 }
 
 impl SyftOutput {
-    /// The document in `format`, at most `limit` bytes of it and one more.
+    /// The document in `format`, or the first `limit` + 1 bytes of a longer one.
     pub async fn read(self: &std::sync::Arc<Self>, format: Format, limit: usize) -> io::Result<Vec<u8>> {
         let written = std::sync::Arc::clone(self);
         let read = move || written.scratch.read(format.file(), limit as u64);
@@ -82,77 +83,78 @@ impl SyftOutput {
 }
 
 impl Syft {
-    /// The syft at `program`, which unpacks images in folders of its own below `root`. Folders that a process left
-    /// there which was killed are removed.
+    /// The syft at `program`, which unpacks images in private directories in `root`. Directories that killed processes left
+    /// there are removed.
     pub async fn new(program: PathBuf, root: PathBuf, limits: Limits) -> Self {
         let below = root.clone();
-        let swept = tokio::task::spawn_blocking(move || private_directory::sweep(&below)).await;
-        match swept.map_err(io::Error::other) {
+        let removed = tokio::task::spawn_blocking(move || private_directory::remove_abandoned(&below)).await;
+        match removed.map_err(io::Error::other) {
             Ok(Ok(0)) => {}
-            Ok(Ok(folders)) => debug!(folders, root = %root.display(), "removed what earlier runs of syft left"),
+            Ok(Ok(directories)) => {
+                debug!(directories, root = %root.display(), "removed directories of earlier runs of syft")
+            }
             Ok(Err(error)) | Err(error) => {
-                warn!(%error, root = %root.display(), "what earlier runs of syft left could not be removed");
+                warn!(%error, root = %root.display(), "cannot remove directories of earlier runs of syft");
             }
         }
-        let turns = Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS));
+        let permits = Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS));
         Self {
             program,
             root,
             limits,
-            turns,
-            memory: SbomCache::default(),
+            permits,
+            cache: SbomCache::default(),
         }
     }
 
-    /// The SBOMs that it made, and others that were proven to be true.
-    pub fn memory(&self) -> &SbomCache {
-        &self.memory
+    /// The SBOMs that it generated, and others that were proven to be genuine.
+    pub fn cache(&self) -> &SbomCache {
+        &self.cache
     }
 
-    /// Waits until another run may begin, and holds its place.
-    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        let turn = self.turns.acquire().await;
-        turn.map_err(|error| Fault::retryable(Reason::SbomFailed, error.to_string()))
+    /// Waits for the permit of a run.
+    pub(super) async fn acquire_permit(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        let permit = self.permits.acquire().await;
+        permit.map_err(|error| Fault::retryable(Reason::SbomFailed, error.to_string()))
     }
 
-    /// Has syft look into the image `manifest` of `destination`. When the future is dropped, syft and all that it started
-    /// are killed.
+    /// Runs syft on the image `manifest` of `destination`. Dropping the future kills syft and all processes that it started.
     pub(super) async fn run(&self, destination: &dyn Destination, manifest: &Document) -> Result<SyftOutput, Fault> {
         let scratch = PrivateDirectory::new(&self.root).map_err(|error| {
             failed(format!(
-                "no folder can be made below {}: {error}; check --sbom-scratch, its owner and the space left",
+                "cannot create a directory in {}: {error}; check --sbom-scratch, its owner and the free space",
                 self.root.display()
             ))
         })?;
-        let content = Content::gather(destination, manifest, &scratch, self.limits.scratch);
+        let content = ImageLayout::create(destination, manifest, &scratch, self.limits.scratch);
         let content = timeout(self.limits.time, content).await.map_err(|_| {
             let seconds = self.limits.time.as_secs();
             failed(format!(
-                "the image could not be read within {seconds} s; raise --sbom-timeout"
+                "the image could not be read within {seconds} s; increase --sbom-timeout"
             ))
         })??;
         let mut child = self.start(content, manifest, &scratch).await?;
         let group = ProcessGroup::with_leader(child.id());
         limit(&group, self.limits.memory);
-        let said = child.stderr.take().map(|pipe| tokio::spawn(heard(pipe)));
+        let output = child.stderr.take().map(|pipe| tokio::spawn(read_output(pipe)));
         let ended = tokio::select! {
             status = child.wait() => Ok(status),
             () = sleep(self.limits.time) => Err(format!(
-                "syft took longer than {} s; raise --sbom-timeout",
+                "syft took longer than {} s; increase --sbom-timeout",
                 self.limits.time.as_secs()
             )),
-            () = overfull(scratch.path(), self.limits.scratch) => Err(format!(
-                "syft needed more than {} of disk below {}; raise --sbom-scratch-limit",
-                shown(self.limits.scratch),
+            () = disk_usage_exceeded(scratch.path(), self.limits.scratch) => Err(format!(
+                "syft needed more than {} of disk space in {}; increase --sbom-scratch-limit",
+                human_size(self.limits.scratch),
                 self.root.display()
             )),
         };
-        // Also what it started and left.
+        // This also ends processes that it left running.
         drop(group);
         let status = match ended {
-            Ok(status) => status.map_err(|error| failed(format!("syft could not be waited for: {error}")))?,
+            Ok(status) => status.map_err(|error| failed(format!("cannot wait for syft: {error}")))?,
             Err(message) => {
-                // So that it writes no more where the folder is removed.
+                // So that it does not write to the directory while that is removed.
                 let _ = timeout(MEASURE, child.wait()).await;
                 return Err(failed(message));
             }
@@ -160,26 +162,31 @@ impl Syft {
         if status.success() {
             return Ok(SyftOutput { scratch });
         }
-        let said = match said {
-            Some(said) => timeout(MEASURE, said)
+        let output = match output {
+            Some(output) => timeout(MEASURE, output)
                 .await
                 .ok()
                 .and_then(Result::ok)
                 .unwrap_or_default(),
             None => String::new(),
         };
-        debug!(%status, said, "syft failed");
-        Err(failed(self.why(status, &said, scratch.path())))
+        debug!(%status, output, "syft failed");
+        Err(failed(self.failure_message(status, &output, scratch.path())))
     }
 
-    /// Starts syft with nothing but a folder: it needs no address and no password.
-    async fn start(&self, content: Content, manifest: &Document, scratch: &PrivateDirectory) -> Result<Child, Fault> {
+    /// Starts syft with access to its directory only: it needs no address and no password.
+    async fn start(
+        &self,
+        content: ImageLayout,
+        manifest: &Document,
+        scratch: &PrivateDirectory,
+    ) -> Result<Child, Fault> {
         let command = self.command(&content, manifest, scratch);
         let started = match self.limits.isolation {
             Isolation::Landlock => {
                 let sandbox = Sandbox {
                     readable: content.readable.into_iter().chain([self.program.clone()]).collect(),
-                    folder: scratch.path().to_owned(),
+                    directory: scratch.path().to_owned(),
                 };
                 sandbox.start(command).await
             }
@@ -191,41 +198,43 @@ impl Syft {
         let program = self.program.display();
         started.map_err(|error| match error {
             StartError::Unsupported(why) => failed(format!(
-                "syft cannot be isolated here ({why}), and could read the operator's credentials: use nodes with Linux 5.13 or newer that have Landlock, or accept that by --sbom-isolation none"
+                "syft cannot be isolated here ({why}) and could read the operator's credentials: use nodes with Linux 5.13 or newer and Landlock, or accept this with --sbom-isolation none"
             )),
             StartError::Program(error) => failed(match error.kind() {
-                io::ErrorKind::NotFound => format!("there is no syft at {program}; correct --syft"),
+                io::ErrorKind::NotFound => format!("{program} does not exist; correct --syft"),
                 io::ErrorKind::PermissionDenied => {
-                    format!("{program} may not be executed; correct --syft, or the file's mode")
+                    format!("{program} is not executable; correct --syft, or the file's mode")
                 }
                 _ => format!("{program} cannot be started: {error}; check that it is syft for this machine"),
             }),
         })
     }
 
-    fn command(&self, content: &Content, manifest: &Document, scratch: &PrivateDirectory) -> Command {
-        let folder = scratch.path();
+    fn command(&self, content: &ImageLayout, manifest: &Document, scratch: &PrivateDirectory) -> Command {
+        let directory = scratch.path();
         let digest = manifest.digest();
         let mut command = Command::new(&self.program);
         command
             .env_clear()
             .args(["scan", "--from", "oci-dir"])
             .arg(&content.layout)
-            // Whatever it is called and wherever it lies, an image is the same.
+            // The document must not depend on the image's name and location.
             .args(["--source-name", digest.as_str(), "--source-version", digest.as_str()]);
         for format in Format::ALL {
-            let file = folder.join(format.file());
+            let file = directory.join(format.file());
             command
                 .arg("--output")
                 .arg(format!("{}={}", format.output(), file.display()));
         }
         command
-            .envs(["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "DOCKER_CONFIG"].map(|name| (name, folder)))
+            .envs(
+                ["HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "DOCKER_CONFIG"].map(|name| (name, directory)),
+            )
             .env("SYFT_CHECK_FOR_APP_UPDATE", "false")
             .env("SYFT_CACHE_TTL", "0")
-            // Go's collector works harder the nearer it comes to that.
+            // The soft limit of Go's garbage collector.
             .env("GOMEMLIMIT", (self.limits.memory / 10 * 8).to_string())
-            .current_dir(folder)
+            .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -234,33 +243,33 @@ impl Syft {
         command
     }
 
-    /// Why a run failed, without anything that differs between two tries.
-    fn why(&self, status: ExitStatus, said: &str, folder: &Path) -> String {
-        let starved = ["out of memory", "cannot allocate memory"]
+    /// Why a run failed, without anything that differs between two attempts.
+    fn failure_message(&self, status: ExitStatus, output: &str, directory: &Path) -> String {
+        let out_of_memory = ["out of memory", "cannot allocate memory"]
             .iter()
-            .any(|text| said.contains(text));
-        if starved {
+            .any(|text| output.contains(text));
+        if out_of_memory {
             return format!(
-                "syft needed more than {} of memory; raise --sbom-memory, and the memory limit of the pod with it",
-                shown(self.limits.memory)
+                "syft needed more than {} of memory; increase --sbom-memory, and the memory limit of the pod with it",
+                human_size(self.limits.memory)
             );
         }
         if let Some(signal) = status.signal() {
             return format!(
-                "syft was killed by signal {signal}, as by a system without memory; see the log of the node, or lower --sbom-memory"
+                "syft was killed by signal {signal}, possibly because the system ran out of memory; see the node's log, or decrease --sbom-memory"
             );
         }
-        let said = gist(said, folder);
+        let reason = error_reason(output, directory);
         let code = status.code().unwrap_or_default();
-        match said.is_empty() {
-            true => format!("syft ended with code {code} and said nothing; check that --syft names syft"),
-            false => format!("syft ended with code {code}: {said}"),
+        match reason.is_empty() {
+            true => format!("syft ended with code {code} without output; check that --syft names syft"),
+            false => format!("syft ended with code {code}: {reason}"),
         }
     }
 }
 
-/// Lets the child that leads `group` have `memory` bytes, and be the first whom a system without memory ends. What the
-/// system does not know of is left at that: the other limits hold all the same.
+/// Limits the memory of the child that leads `group` to `memory` bytes, makes it the first process to be killed when the
+/// system runs out of memory, and lowers its priority. Limits that the system does not support are skipped; the others apply.
 fn limit(group: &ProcessGroup, memory: u64) {
     let Some(pid) = group.leader() else { return };
     let memory = Rlimit {
@@ -268,28 +277,28 @@ fn limit(group: &ProcessGroup, memory: u64) {
         maximum: Some(memory),
     };
     if let Err(error) = rustix::process::prlimit(Some(pid), Resource::Data, memory) {
-        debug!(%error, "the memory of syft could not be limited");
+        debug!(%error, "cannot limit the memory of syft");
     }
     let _ = std::fs::write(format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero()), "1000");
-    // The lease is to be renewed in time, whatever syft computes.
+    // So that the operator can renew its lease in time.
     let _ = rustix::process::setpriority_process(Some(pid), 10);
 }
 
-/// Ends when `folder` takes more than `limit` bytes.
-async fn overfull(folder: &Path, limit: u64) {
+/// Returns when the disk usage of `directory` exceeds `limit` bytes.
+async fn disk_usage_exceeded(directory: &Path, limit: u64) {
     loop {
         sleep(MEASURE).await;
-        let path = folder.to_owned();
-        let used = tokio::task::spawn_blocking(move || private_directory::used(&path)).await;
+        let path = directory.to_owned();
+        let used = tokio::task::spawn_blocking(move || private_directory::disk_usage(&path)).await;
         if used.is_ok_and(|used| used > limit) {
             return;
         }
     }
 }
 
-/// Reads all that comes and keeps its beginning and its end: a program of Go that breaks down says why first, and then
-/// pages of what it was at.
-async fn heard(mut pipe: impl AsyncRead + Unpin) -> String {
+/// Reads all output and keeps its beginning and its end: a Go program that panics prints the reason first, followed by long
+/// stack traces.
+async fn read_output(mut pipe: impl AsyncRead + Unpin) -> String {
     let mut kept = Vec::with_capacity(3 * KEPT);
     let mut chunk = [0; KEPT];
     while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
@@ -300,13 +309,13 @@ async fn heard(mut pipe: impl AsyncRead + Unpin) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// What says why: the first line of a breakdown, else what syft calls an error, else the last line. Without the folder of
-/// that try, without colours, and without the ports that differ with each connection.
-fn gist(said: &str, folder: &Path) -> String {
-    let said = said.replace(&folder.display().to_string(), "the scratch folder");
-    let mut lines = said.lines().filter(|line| !line.trim().is_empty());
-    let broke = |line: &&str| line.starts_with("panic: ") || line.starts_with("fatal error: ");
-    let why = match (lines.clone().find(broke), said.rsplit_once(" ERROR ")) {
+/// The reason in the output: the first line of a panic, else syft's last error, else the last line. Without the directory of
+/// this attempt, without colours, and without the port numbers that differ with each connection.
+fn error_reason(output: &str, directory: &Path) -> String {
+    let output = output.replace(&directory.display().to_string(), "the scratch directory");
+    let mut lines = output.lines().filter(|line| !line.trim().is_empty());
+    let is_panic = |line: &&str| line.starts_with("panic: ") || line.starts_with("fatal error: ");
+    let why = match (lines.clone().find(is_panic), output.rsplit_once(" ERROR ")) {
         (Some(line), _) => line,
         (None, Some((_, error))) => error,
         (None, None) => lines.next_back().unwrap_or_default(),
@@ -330,7 +339,7 @@ fn gist(said: &str, folder: &Path) -> String {
 }
 
 fn failed(message: String) -> Fault {
-    Fault::waiting(Reason::SbomFailed, PATIENCE, message)
+    Fault::waiting(Reason::SbomFailed, RETRY_DELAY, message)
 }
 
 #[cfg(test)]
@@ -338,29 +347,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_beginning_and_the_end_are_heard() {
-        let said = format!("begin{}end", "x".repeat(100_000));
-        let kept = heard(said.as_bytes()).await;
+    async fn the_beginning_and_the_end_of_the_output_are_kept() {
+        let text = format!("begin{}end", "x".repeat(100_000));
+        let kept = read_output(text.as_bytes()).await;
         assert_eq!(kept.len(), 2 * KEPT);
         assert!(kept.starts_with("beginx") && kept.ends_with("xend"));
-        assert_eq!(heard(&b"short"[..]).await, "short");
-        assert_eq!(heard(&b""[..]).await, "");
+        assert_eq!(read_output(&b"short"[..]).await, "short");
+        assert_eq!(read_output(&b""[..]).await, "");
     }
 
     #[test]
-    fn a_message_has_nothing_of_one_try_alone() {
-        let folder = Path::new("/tmp/jackal-sbom-x1");
+    fn the_message_does_not_differ_between_attempts() {
+        let directory = Path::new("/tmp/jackal-sbom-x1");
         let said = "x\nread tcp 10.0.0.7:4711->10.0.0.1:5000: reset in /tmp/jackal-sbom-x1/a\n\n";
         assert_eq!(
-            gist(said, folder),
-            "read tcp 10.0.0.1:5000: reset in the scratch folder/a"
+            error_reason(said, directory),
+            "read tcp 10.0.0.1:5000: reset in the scratch directory/a"
         );
         assert_eq!(
-            gist("panic: nil\n\ngoroutine 1 [running]:\nmain.go:1", folder),
+            error_reason("panic: nil\n\ngoroutine 1 [running]:\nmain.go:1", directory),
             "panic: nil"
         );
         let error = "[0000]  WARN b\n[0003] ERROR \u{1b}[31mno source 'x':\n  - oci-registry: refused\u{1b}[0m\n";
-        assert_eq!(gist(error, folder), "no source 'x': - oci-registry: refused");
-        assert_eq!(gist("", folder), "");
+        assert_eq!(error_reason(error, directory), "no source 'x': - oci-registry: refused");
+        assert_eq!(error_reason("", directory), "");
     }
 }

@@ -1,4 +1,4 @@
-//! Sigstore bundles: a signature with all that is needed to verify it.
+//! Sigstore bundles: a signature with everything that is needed to verify it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -6,24 +6,24 @@ use thiserror::Error;
 
 use super::dsse::{STATEMENT, Statement, pre_authentication_encoding};
 use super::encoding::Base64;
-use super::log::Entry;
+use super::log_entry::LogEntry;
 use super::private_key::SigningKey;
-use super::verify::{SignatureClaim, Signed};
+use super::signed_content::{SignatureClaim, SignedContent};
 use crate::decode;
 use crate::oci::Digest;
 
-/// The media type of a bundle of version 0.3, and the type of the artifact that holds one.
+/// The media type of a bundle of version 0.3, also used as the artifact type of its manifest.
 pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
-/// What the media types of all versions have in common: elder ones end with `;version=0.2`.
+/// The common prefix of the media types of all versions: older ones end with `;version=0.2`.
 pub const BUNDLE_FAMILY: &str = "application/vnd.dev.sigstore.bundle";
-/// The path in a package of the bundle that signs its definition, as Zarf 0.71 and later know it.
+/// The path, in a package, of the bundle that signs its definition, for Zarf 0.71 and later.
 pub const DEFINITION_SIGNATURE: &str = "zarf.bundle.sig";
-/// The longest bundle in bytes that is read.
+/// The longest bundle in bytes.
 const LIMIT: usize = 8 * 1024 * 1024;
-/// How many entries, timestamps and certificates one bundle may have each.
+/// The most log entries, timestamps and certificates of a bundle, each.
 const COUNT_LIMIT: usize = 32;
 
-/// A signature, who made it, and the proofs of when (sigstore/protobuf-specs, `sigstore_bundle.proto`).
+/// A signature, its signer, and the proofs of its time (sigstore/protobuf-specs, `sigstore_bundle.proto`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Bundle {
@@ -45,7 +45,7 @@ struct Material {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     x509_certificate_chain: Option<Chain>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    tlog_entries: Vec<Entry>,
+    tlog_entries: Vec<LogEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timestamp_verification_data: Option<Timestamps>,
 }
@@ -107,31 +107,31 @@ struct MessageDigest {
     digest: Base64,
 }
 
-/// Why bytes are not a bundle that can be verified.
+/// Bytes are not a bundle that can be verified.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BundleError {
     /// Too long.
-    #[error("it has {0} bytes, more than the {LIMIT} that a bundle may have")]
+    #[error("it has {0} bytes, more than the limit of {LIMIT}")]
     TooLarge(usize),
-    /// Not the JSON of a bundle.
-    #[error("it is no Sigstore bundle: {0}")]
+    /// Invalid JSON, or of another type.
+    #[error("it is not a Sigstore bundle: {0}")]
     Malformed(String),
-    /// A bundle without the one signature that there must be.
-    #[error("it has not exactly one signature")]
+    /// Not exactly one signature.
+    #[error("it does not have exactly one signature")]
     Signatures,
-    /// The signature of a file, where that of a statement is asked for.
-    #[error("it signs a file and says nothing of an image")]
+    /// The signature of a file instead of a statement.
+    #[error("it signs a file, not an image")]
     File,
     /// A file whose SHA-256 is not known.
     #[error("only a SHA-256 digest can be signed")]
     Digest,
-    /// A statement that cannot be read.
-    #[error("what it signs is no in-toto statement")]
+    /// An invalid statement.
+    #[error("its content is not an in-toto statement")]
     Statement,
 }
 
 impl Bundle {
-    /// Signs `statement` by `key`, in an envelope.
+    /// Signs `statement` with `key`, in an envelope.
     pub fn of_statement(key: &SigningKey, statement: &Statement) -> Result<Self, BundleError> {
         let payload = serde_json::to_vec(statement).map_err(|error| BundleError::Malformed(error.to_string()))?;
         let signature = key.sign(&pre_authentication_encoding(STATEMENT, &payload));
@@ -141,11 +141,11 @@ impl Bundle {
                 payload_type: STATEMENT.to_owned(),
                 signatures: vec![EnvelopeSignature { sig: Base64(signature) }],
             }),
-            ..Self::by(key)
+            ..Self::unsigned(key)
         })
     }
 
-    /// Signs a file by `key`, as `cosign sign-blob` does.
+    /// Signs a file with `key`, as `cosign sign-blob` does.
     pub fn of_blob(key: &SigningKey, content: &[u8]) -> Self {
         Self::of_message(key, &Digest::of(content), key.sign(content))
     }
@@ -169,11 +169,11 @@ impl Bundle {
                 }),
                 signature: Base64(signature),
             }),
-            ..Self::by(key)
+            ..Self::unsigned(key)
         }
     }
 
-    fn by(key: &SigningKey) -> Self {
+    fn unsigned(key: &SigningKey) -> Self {
         let hint = key.public().hint();
         Self {
             media_type: BUNDLE.to_owned(),
@@ -212,14 +212,20 @@ impl Bundle {
         Ok(read)
     }
 
-    /// The bundle's own JSON; the same bundle gives the same bytes.
+    /// Whether it says that a certificate's identity signed, rather than a key.
+    pub fn is_keyless(&self) -> bool {
+        let material = &self.verification_material;
+        material.certificate.is_some() || material.x509_certificate_chain.is_some()
+    }
+
+    /// The bundle as JSON; the same bundle gives the same bytes.
     pub fn json(&self) -> Bytes {
-        // Texts, numbers and lists of them are all that it holds, and these can always be written.
+        // It contains only texts, numbers and lists of them, which can always be serialised.
         serde_json::to_vec(self).unwrap_or_default().into()
     }
 
-    /// The signature with what was signed. `blob` is the file that a bundle without an envelope is about.
-    pub fn signed(self, blob: Option<&[u8]>) -> Result<Signed, BundleError> {
+    /// The signature with the signed content. `blob` is the signed file of a bundle without an envelope.
+    pub fn signed(self, blob: Option<&[u8]>) -> Result<SignedContent, BundleError> {
         let material = self.verification_material;
         let mut certificates: Vec<Vec<u8>> = match (material.certificate, material.x509_certificate_chain) {
             (Some(leaf), _) => vec![leaf.raw_bytes.0],
@@ -251,7 +257,7 @@ impl Bundle {
             (None, Some(_), None) => return Err(BundleError::File),
             _ => return Err(BundleError::Signatures),
         };
-        Ok(Signed {
+        Ok(SignedContent {
             message,
             payload,
             signature,

@@ -1,4 +1,4 @@
-//! Certificates of Fulcio: whom they name, and whether an authority gave them (RFC 5280; Fulcio, "OID Information").
+//! Certificates by Fulcio: their subjects, and whether an authority issued them (RFC 5280; Fulcio, "OID Information").
 
 use std::fmt;
 use std::time::Duration;
@@ -16,41 +16,41 @@ use super::public_key::PublicKey;
 use super::trusted_root::{Authority, Log, TrustedRoot};
 use crate::oci::Digest;
 
-/// The issuer of the identity as DER, and as bare text, which elder certificates have.
+/// The issuer of the identity as DER, and as plain text in older certificates.
 const ISSUER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.8");
-const ISSUER_BARE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.1");
-/// A name of a kind that the specification has no field for.
+const ISSUER_PLAIN: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.1");
+/// A subject of a kind for which X.509 has no field.
 const OTHER_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.1.7");
-/// What a certificate that signs code is for, and one that signs times (RFC 5280, section 4.2.1.12).
+/// The key usages of code signing and timestamping (RFC 5280, section 4.2.1.12).
 static CODE_SIGNING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.3");
 pub(super) static TIME_STAMPING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.8");
-/// The list of what logs said of a certificate (RFC 6962, section 3.3).
+/// The extension with the signed certificate timestamps (RFC 6962, section 3.3).
 const TIMESTAMPS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.11129.2.4.2");
 
-/// A certificate that was read and not verified yet.
+/// A certificate that is not verified yet.
 #[derive(Clone, Debug)]
 pub(super) struct Certificate {
     der: Vec<u8>,
     read: x509_cert::Certificate,
     /// Its key.
     pub key: PublicKey,
-    /// Who vouches for the identity.
+    /// The issuer of the identity.
     pub issuer: Option<String>,
-    /// Whom it names: addresses, URIs and others alike.
+    /// The subjects: addresses, URIs and other names.
     pub subjects: Vec<String>,
 }
 
 impl fmt::Display for Certificate {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |text: &str| text.chars().take(200).collect::<String>();
-        let subject = self.subjects.first().map_or("nobody", String::as_str);
-        let issuer = self.issuer.as_deref().unwrap_or("nobody");
+        let subject = self.subjects.first().map_or("an unnamed subject", String::as_str);
+        let issuer = self.issuer.as_deref().unwrap_or("an unnamed issuer");
         write!(formatter, "`{}` of {}", shown(subject), shown(issuer))
     }
 }
 
 impl Certificate {
-    /// All of it, as it was read.
+    /// The whole certificate as DER.
     pub fn der(&self) -> &[u8] {
         &self.der
     }
@@ -66,7 +66,7 @@ impl Certificate {
             let extensions = body.extensions().map_or(&[] as &[_], Vec::as_slice);
             extensions.iter().find(|extension| extension.extn_id == id)
         };
-        let issuer = match (extension(ISSUER), extension(ISSUER_BARE)) {
+        let issuer = match (extension(ISSUER), extension(ISSUER_PLAIN)) {
             (Some(issuer), _) => Some(utf8(issuer.extn_value.as_bytes()).ok_or_else(damaged)?),
             (None, Some(bare)) => Some(String::from_utf8(bare.extn_value.as_bytes().to_vec()).map_err(|_| damaged())?),
             (None, None) => None,
@@ -82,8 +82,8 @@ impl Certificate {
         })
     }
 
-    /// That an authority of `trust` gave the certificate for signing code, that it was valid at `time`, and that a log
-    /// of certificates knows it, where `trust` has any.
+    /// Checks that an authority of `trust` issued the certificate for code signing, that it was valid at `time`, and that a
+    /// certificate log contains it if `trust` has such logs.
     pub fn verify(&self, intermediates: &[Vec<u8>], trust: &TrustedRoot, time: Timestamp) -> Result<(), String> {
         let validity = self.read.tbs_certificate().validity();
         let seconds = u64::try_from(time.as_second()).unwrap_or(0);
@@ -93,23 +93,24 @@ impl Certificate {
         );
         if !(from.as_secs()..=to.as_secs()).contains(&seconds) {
             return Err(
-                "its certificate was not valid when it was signed: it had expired, or was not yet valid".to_owned(),
+                "its certificate was not valid when the signature was made: it had expired, or was not valid yet"
+                    .to_owned(),
             );
         }
         let fits = trust.authorities.iter().find(|authority| {
-            authority.valid.holds(time) && leads_to(authority, &self.der, intermediates, time, &CODE_SIGNING)
+            authority.valid.contains(time) && leads_to(authority, &self.der, intermediates, time, &CODE_SIGNING)
         });
         let Some(authority) = fits else {
-            return Err("its certificate was given by no authority of the trusted root".to_owned());
+            return Err("its certificate was not issued by an authority of the trusted root".to_owned());
         };
         if trust.certificate_logs.is_empty() || self.is_logged(intermediates, authority, &trust.certificate_logs) {
             return Ok(());
         }
-        Err("its certificate is in no certificate log of the trusted root".to_owned())
+        Err("its certificate is not in a certificate log of the trusted root".to_owned())
     }
 
-    /// Whether one of `logs` promised to keep the certificate. What it signed is the certificate as it was before the
-    /// promises were entered into it (RFC 6962, section 3.2).
+    /// Whether one of `logs` signed a timestamp for the certificate. The signed content is the certificate without these
+    /// timestamps (RFC 6962, section 3.2).
     fn is_logged(&self, intermediates: &[Vec<u8>], authority: &Authority, logs: &[Log]) -> bool {
         let Some(body) = self.body_without_timestamps() else {
             return false;
@@ -135,9 +136,12 @@ impl Certificate {
                     .ok()
                     .and_then(|millis| Timestamp::from_millisecond(millis).ok());
                 let Some(time) = time else { return false };
-                // A key may be listed once for each of its periods.
+                // A key may be listed several times, once for each period.
                 let mut known = logs.iter().filter(|log| log.id == promise.log_id.key_id);
-                let Some(key) = known.find(|log| log.valid.holds(time)).and_then(|log| log.key.as_ref()) else {
+                let Some(key) = known
+                    .find(|log| log.valid.contains(time))
+                    .and_then(|log| log.key.as_ref())
+                else {
                     return false;
                 };
                 issuers.iter().any(|issuer| {
@@ -161,10 +165,10 @@ impl Certificate {
             })
     }
 
-    /// The certificate's body without what the logs added to it.
+    /// The certificate's body without the timestamps of the logs.
     fn body_without_timestamps(&self) -> Option<Vec<u8>> {
         let body = self.read.tbs_certificate();
-        let kept: Extensions = body
+        let remaining: Extensions = body
             .extensions()?
             .iter()
             .filter(|extension| extension.extn_id != TIMESTAMPS)
@@ -173,8 +177,8 @@ impl Certificate {
         if body.issuer_unique_id().is_some() || body.subject_unique_id().is_some() {
             return None;
         }
-        let version = tagged(0, &body.version())?;
-        let extensions = tagged(3, &kept)?;
+        let version = with_tag(0, &body.version())?;
+        let extensions = with_tag(3, &remaining)?;
         let parts = [
             version,
             body.serial_number().to_der().ok()?,
@@ -185,12 +189,12 @@ impl Certificate {
             body.subject_public_key_info().to_der().ok()?,
             extensions,
         ];
-        wrapped(Tag::Sequence, &parts.concat())
+        with_header(Tag::Sequence, &parts.concat())
     }
 }
 
-/// Whether a chain from `leaf` through `intermediates` ends at the authority's root, with every certificate valid at
-/// `time` and for `usage`.
+/// Whether there is a chain from `leaf` through `intermediates` to the authority's root, in which all certificates are valid
+/// at `time` and for `usage`.
 pub(super) fn leads_to(
     authority: &Authority,
     leaf: &[u8],
@@ -221,16 +225,16 @@ pub(super) fn leads_to(
         &anchors,
         &between,
         time,
-        // An authority between may leave open what it is for; the certificate itself may not.
+        // An intermediate certificate need not state its usage; the leaf must.
         KeyUsage::required_if_present(usage.as_bytes()),
         None,
         None,
     );
-    chain.is_ok() && is_for(leaf, usage)
+    chain.is_ok() && has_usage(leaf, usage)
 }
 
-/// Whether a certificate says that it is for `usage`.
-fn is_for(der: &[u8], usage: &ObjectIdentifier) -> bool {
+/// Whether a certificate states the key usage `usage`.
+fn has_usage(der: &[u8], usage: &ObjectIdentifier) -> bool {
     let Ok(read) = x509_cert::Certificate::from_der(der) else {
         return false;
     };
@@ -238,7 +242,7 @@ fn is_for(der: &[u8], usage: &ObjectIdentifier) -> bool {
     purposes.is_ok_and(|purposes| purposes.is_some_and(|(_, purposes)| purposes.0.contains(usage)))
 }
 
-/// The SHA-256 of a certificate's key, by which logs name who gave another.
+/// The SHA-256 of a certificate's key, by which logs identify issuers.
 fn key_hash(der: &[u8]) -> Option<[u8; 32]> {
     let read = x509_cert::Certificate::from_der(der).ok()?;
     let spki = read.tbs_certificate().subject_public_key_info().to_der().ok()?;
@@ -255,21 +259,21 @@ fn subject(name: &GeneralName) -> Option<String> {
     }
 }
 
-/// The text of the DER of a UTF8String.
+/// The text of a UTF8String in DER.
 fn utf8(der: &[u8]) -> Option<String> {
     Utf8StringRef::from_der(der).ok().map(|text| text.as_str().to_owned())
 }
 
-/// The DER of `content` below an explicit tag.
-fn tagged(number: u8, content: &impl Encode) -> Option<Vec<u8>> {
+/// The DER of `content` with an explicit tag.
+fn with_tag(number: u8, content: &impl Encode) -> Option<Vec<u8>> {
     let tag = Tag::ContextSpecific {
         constructed: true,
         number: TagNumber(u32::from(number)),
     };
-    wrapped(tag, &content.to_der().ok()?)
+    with_header(tag, &content.to_der().ok()?)
 }
 
-fn wrapped(tag: Tag, content: &[u8]) -> Option<Vec<u8>> {
+fn with_header(tag: Tag, content: &[u8]) -> Option<Vec<u8>> {
     let length = Length::try_from(content.len()).ok()?;
     let mut der = Header::new(tag, length).to_der().ok()?;
     der.extend_from_slice(content);

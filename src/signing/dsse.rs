@@ -1,4 +1,4 @@
-//! in-toto statements, and the envelope that they are signed in (DSSE 1.0).
+//! in-toto statements and the envelope in which they are signed (DSSE 1.0).
 
 use std::collections::BTreeMap;
 
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::Digest;
 
-/// The predicate by which cosign 3 says no more than that somebody signs an image.
+/// The type of the predicate with which cosign 3 signs an image.
 pub const SIGN_PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
 /// The media type of a statement in an envelope.
 pub(super) const STATEMENT: &str = "application/vnd.in-toto+json";
 const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
 
-/// What somebody says of some content (in-toto Attestation Framework, "Statement").
+/// A statement about some content (in-toto Attestation Framework, "Statement").
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Statement {
     #[serde(rename = "_type")]
     kind: String,
-    /// What it is about.
+    /// The content that it is about.
     pub subject: Vec<Subject>,
-    /// The form and meaning of `predicate`: a URI.
+    /// The type of `predicate`: a URI.
     pub predicate_type: String,
-    /// What is said.
+    /// The statement itself.
     #[serde(default)]
     pub predicate: serde_json::Value,
 }
@@ -30,7 +30,7 @@ pub struct Statement {
 /// Content that a statement is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
-    /// What it is called; empty where its digest is enough.
+    /// Its name; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
     /// Its digests in hexadecimal, by algorithm.
@@ -39,7 +39,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Content of this digest, without a name.
+    /// Content with this digest, without a name.
     pub fn of(digest: &Digest) -> Self {
         Self {
             name: String::new(),
@@ -47,7 +47,7 @@ impl Subject {
         }
     }
 
-    fn is(&self, digest: &Digest) -> bool {
+    fn has_digest(&self, digest: &Digest) -> bool {
         self.digest
             .get(digest.algorithm())
             .is_some_and(|hex| hex == digest.hex())
@@ -55,7 +55,7 @@ impl Subject {
 }
 
 impl Statement {
-    /// Says `predicate`, whose form and meaning `predicate_type` names, of `subject`.
+    /// A statement `predicate` of the type `predicate_type` about `subject`.
     pub fn new(subject: Vec<Subject>, predicate_type: impl Into<String>, predicate: serde_json::Value) -> Self {
         Self {
             kind: STATEMENT_TYPE.to_owned(),
@@ -65,24 +65,24 @@ impl Statement {
         }
     }
 
-    /// As `cosign sign` says it of an image or artifact.
+    /// The statement with which `cosign sign` signs an image or artifact.
     pub fn signature(digest: &Digest) -> Self {
         let nothing = serde_json::Value::Object(serde_json::Map::new());
         Self::new(vec![Subject::of(digest)], SIGN_PREDICATE, nothing)
     }
 
-    /// Whether it is about the content of `digest`.
+    /// Whether it is about the content with `digest`.
     pub fn is_about(&self, digest: &Digest) -> bool {
-        self.subject.iter().any(|subject| subject.is(digest))
+        self.subject.iter().any(|subject| subject.has_digest(digest))
     }
 
-    /// Whether it is of the version of the framework that is read here; the two before it have the same fields.
+    /// Whether its version of the framework is supported; the previous version has the same fields.
     pub(super) fn is_known(&self) -> bool {
         self.kind == STATEMENT_TYPE || self.kind == "https://in-toto.io/Statement/v0.1"
     }
 }
 
-/// What is signed of an envelope: its type and its payload, each with its length before it (DSSE, "PAE").
+/// The signed bytes of an envelope: its type and payload, each preceded by its length (DSSE, "PAE").
 pub(super) fn pre_authentication_encoding(kind: &str, payload: &[u8]) -> Vec<u8> {
     let mut message = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
     message.extend_from_slice(payload);

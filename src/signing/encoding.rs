@@ -1,10 +1,10 @@
-//! Bytes and numbers as the JSON form of protocol buffers writes them.
+//! Bytes and numbers in the JSON encoding of protocol buffers.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Bytes that stand in JSON as base64.
+/// Bytes that are base64 in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Base64(pub Vec<u8>);
 
@@ -17,7 +17,7 @@ impl Serialize for Base64 {
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        // Both alphabets are allowed to those who write it.
+        // Writers may use either alphabet.
         let decoded = STANDARD.decode(&text).or_else(|_| URL_SAFE.decode(&text));
         decoded.map(Self).map_err(serde::de::Error::custom)
     }
@@ -28,12 +28,12 @@ pub(super) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// What standard base64 says, or nothing.
+/// Decodes standard base64; `None` if it is invalid.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text.trim()).ok()
 }
 
-/// A 64-bit number, which is a text in one writer's JSON and a number in another's.
+/// A 64-bit number, which some writers encode as text and others as a number.
 pub(super) fn int64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

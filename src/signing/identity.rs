@@ -1,4 +1,4 @@
-//! Who may have signed without a key: an issuer of identities, and whom it knows.
+//! Identities that may sign without a key: an issuer and a subject.
 
 use std::fmt;
 
@@ -7,25 +7,25 @@ use thiserror::Error;
 
 use super::certificate::Certificate;
 
-/// The longest pattern in bytes, and the memory in bytes that it may take.
+/// The longest pattern in bytes, and its most memory in bytes.
 const PATTERN_LIMIT: usize = 1024;
 const PATTERN_MEMORY: usize = 1024 * 1024;
 
-/// An identity that a certificate of Fulcio may be for.
+/// An identity in a certificate by Fulcio.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// The issuer of the token that the certificate was given for, such as `https://token.actions.githubusercontent.com`.
+    /// The issuer of the identity token, such as `https://token.actions.githubusercontent.com`.
     pub issuer: String,
-    /// Whom the certificate names.
+    /// The subject of the certificate.
     pub subject: SubjectMatch,
 }
 
-/// Whom a certificate may name.
+/// The subjects that match.
 #[derive(Clone, Debug)]
 pub enum SubjectMatch {
-    /// This one.
+    /// Only this one.
     Exact(String),
-    /// Everybody whose whole name the expression fits.
+    /// All subjects that the expression matches as a whole.
     Pattern(Regex),
 }
 
@@ -38,14 +38,14 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Why a text is no pattern.
+/// A text is not a valid pattern.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("`{0}` is no regular expression (RE2 syntax) of at most {PATTERN_LIMIT} bytes")]
+#[error("`{0}` is not a regular expression (RE2 syntax) of at most {PATTERN_LIMIT} bytes")]
 pub struct IdentityError(String);
 
 impl SubjectMatch {
-    /// A regular expression, which has to fit the whole subject: else `https://github.com/acme/` would fit
-    /// `https://evil.example/https://github.com/acme/` too.
+    /// A regular expression, which must match the whole subject: otherwise `https://github.com/acme/` would also match
+    /// `https://evil.example/https://github.com/acme/`.
     pub fn pattern(text: &str) -> Result<Self, IdentityError> {
         let error = || IdentityError(text.chars().take(100).collect());
         if text.len() > PATTERN_LIMIT {
@@ -57,7 +57,7 @@ impl SubjectMatch {
         built.map(Self::Pattern).map_err(|_| error())
     }
 
-    fn fits(&self, subject: &str) -> bool {
+    fn matches(&self, subject: &str) -> bool {
         match self {
             Self::Exact(text) => text == subject,
             Self::Pattern(pattern) => pattern.is_match(subject),
@@ -67,8 +67,8 @@ impl SubjectMatch {
 
 impl Identity {
     /// Whether the certificate is for this identity.
-    pub(super) fn fits(&self, certificate: &Certificate) -> bool {
+    pub(super) fn matches(&self, certificate: &Certificate) -> bool {
         certificate.issuer.as_ref() == Some(&self.issuer)
-            && certificate.subjects.iter().any(|subject| self.subject.fits(subject))
+            && certificate.subjects.iter().any(|subject| self.subject.matches(subject))
     }
 }

@@ -1,133 +1,71 @@
-//! Entries of a transparency log, verified without asking it (Rekor; RFC 6962 for the tree).
+//! Offline verification of transparency log entries (Rekor; RFC 6962 for the tree).
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::certificate::Certificate;
-use super::encoding::{self, Base64, int64};
+use super::encoding;
+use super::log_entry::{InclusionProof, LogEntry};
+use super::signed_content::SignedContent;
 use super::trusted_root::{Log, TrustedRoot};
-use super::verify::Signed;
 use crate::decode;
 
-/// How deep a tree may be: one of 2^64 leaves.
+/// The greatest depth of a tree: that of 2^64 leaves.
 const DEPTH: usize = 64;
 
-/// What a log gave for an entry (sigstore/protobuf-specs, `sigstore_rekor.proto`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Entry {
-    #[serde(default, deserialize_with = "int64")]
-    log_index: i64,
-    log_id: LogId,
-    /// In seconds of the Unix epoch; zero where the log says no time.
-    #[serde(default, deserialize_with = "int64")]
-    integrated_time: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    inclusion_promise: Option<Promise>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    inclusion_proof: Option<Proof>,
-    canonicalized_body: Base64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LogId {
-    key_id: Base64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Promise {
-    signed_entry_timestamp: Base64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Proof {
-    #[serde(default, deserialize_with = "int64")]
-    log_index: i64,
-    root_hash: Base64,
-    #[serde(deserialize_with = "int64")]
-    tree_size: i64,
-    #[serde(default)]
-    hashes: Vec<Base64>,
-    #[serde(default)]
-    checkpoint: Checkpoint,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Checkpoint {
-    envelope: String,
-}
-
-impl Entry {
-    /// An entry of which nothing came along but the log's promise to keep it.
-    pub fn promised(log_id: Vec<u8>, log_index: i64, integrated_time: i64, promise: Vec<u8>, body: Vec<u8>) -> Self {
-        Self {
-            log_index,
-            log_id: LogId { key_id: Base64(log_id) },
-            integrated_time,
-            inclusion_promise: Some(Promise {
-                signed_entry_timestamp: Base64(promise),
-            }),
-            inclusion_proof: None,
-            canonicalized_body: Base64(body),
-        }
-    }
-
-    /// That a log of `trust` holds the entry, and that the entry is of this signature by this certificate. Gives the time
-    /// at which the log took it, where the log vouches for one.
+impl LogEntry {
+    /// Checks that a log of `trust` contains the entry, and that the entry is for this signature by this certificate. Returns
+    /// the time at which the log added it, if the log attests one.
     ///
-    /// The log must count at that time. A proof of inclusion alone vouches for none (Rekor v2): then it must count at each
-    /// time of `stamped`, at which authorities saw the signature.
+    /// The log must be valid at that time. An inclusion proof alone does not attest a time (Rekor v2): then the log must be
+    /// valid at each of `timestamps`, at which timestamp authorities saw the signature.
     pub fn verify(
         &self,
-        signed: &Signed,
+        signed: &SignedContent,
         certificate: &Certificate,
         trust: &TrustedRoot,
-        stamped: &[Timestamp],
+        timestamps: &[Timestamp],
     ) -> Result<Option<Timestamp>, String> {
         let id = &self.log_id.key_id.0;
-        let mut reason = "its log entry is of no transparency log of the trusted root".to_owned();
-        // A key may be listed once for each of its periods.
+        let mut reason = "its log entry is not from a transparency log of the trusted root".to_owned();
+        // A key may be listed several times, once for each period.
         for log in trust.logs.iter().filter(|log| log.id == *id) {
-            match self.held_by(log, stamped) {
-                Ok(time) if is_of(&self.canonicalized_body.0, signed, certificate) => return Ok(time),
-                Ok(_) => reason = "its log entry is of another signature".to_owned(),
+            match self.verify_in(log, timestamps) {
+                Ok(time) if is_for(&self.canonicalized_body.0, signed, certificate) => return Ok(time),
+                Ok(_) => reason = "its log entry is for another signature".to_owned(),
                 Err(why) => reason = why,
             }
         }
         Err(reason)
     }
 
-    /// That `log` holds the entry and counted when it took it.
-    fn held_by(&self, log: &Log, stamped: &[Timestamp]) -> Result<Option<Timestamp>, String> {
+    /// Checks that `log` contains the entry and was valid when it added it.
+    fn verify_in(&self, log: &Log, timestamps: &[Timestamp]) -> Result<Option<Timestamp>, String> {
         let time = self.promised_time(log)?;
         if let Some(proof) = &self.inclusion_proof {
             proof.verify(log, &self.canonicalized_body.0)?;
         }
         if time.is_none() && self.inclusion_proof.is_none() {
-            return Err("its log entry has neither a promise nor a proof of the log".to_owned());
+            return Err("its log entry has neither an inclusion promise nor an inclusion proof".to_owned());
         }
-        let counted = match time {
-            Some(time) => log.valid.holds(time),
-            None => stamped.iter().all(|time| log.valid.holds(*time)),
+        let was_valid = match time {
+            Some(time) => log.valid.contains(time),
+            None => timestamps.iter().all(|time| log.valid.contains(*time)),
         };
-        match counted {
+        match was_valid {
             true => Ok(time),
-            false => Err("its log entry is from a time at which the log did not count".to_owned()),
+            false => Err("its log entry is from a time at which the log was not valid".to_owned()),
         }
     }
 
-    /// The time that the log's promise covers, which the tree does not.
+    /// The time in the log's inclusion promise; the tree does not contain it.
     fn promised_time(&self, log: &Log) -> Result<Option<Timestamp>, String> {
         let Some(promise) = &self.inclusion_promise else {
             return Ok(None);
         };
         // Canonical JSON (RFC 8785) of four fields that need no escapes, in the order of their names.
-        let promised = format!(
+        let signed = format!(
             r#"{{"body":"{}","integratedTime":{},"logID":"{}","logIndex":{}}}"#,
             encoding::encode(&self.canonicalized_body.0),
             self.integrated_time,
@@ -136,21 +74,18 @@ impl Entry {
         );
         let set = &promise.signed_entry_timestamp.0;
         let time = Timestamp::from_second(self.integrated_time).ok();
-        let kept = log
-            .key
-            .as_ref()
-            .is_some_and(|key| key.verifies(promised.as_bytes(), set));
-        match time.filter(|_| kept) {
+        let is_valid = log.key.as_ref().is_some_and(|key| key.verifies(signed.as_bytes(), set));
+        match time.filter(|_| is_valid) {
             Some(time) => Ok(Some(time)),
-            None => Err("its log entry has a promise that the log did not give".to_owned()),
+            None => Err("its log entry has an inclusion promise that the log did not sign".to_owned()),
         }
     }
 }
 
-impl Proof {
-    /// That the leaf `body` leads to the root of the tree, and that the log signed that root.
+impl InclusionProof {
+    /// Checks that the leaf `body` leads to the root of the tree, and that the log signed that root.
     fn verify(&self, log: &Log, body: &[u8]) -> Result<(), String> {
-        let wrong = || "its log entry has a proof that does not lead to the log's root".to_owned();
+        let wrong = || "its log entry has an inclusion proof that does not lead to the log's root".to_owned();
         let index = u64::try_from(self.log_index).map_err(|_| wrong())?;
         let size = u64::try_from(self.tree_size).map_err(|_| wrong())?;
         let path: Vec<&[u8]> = self.hashes.iter().map(|hash| hash.0.as_slice()).collect();
@@ -165,7 +100,7 @@ impl Proof {
     }
 }
 
-/// The root that a leaf leads to (RFC 9162, section 2.1.3.2).
+/// The root of the tree, computed from a leaf and its path (RFC 9162, section 2.1.3.2).
 fn root(index: u64, size: u64, leaf: &[u8], path: &[&[u8]]) -> Option<Vec<u8>> {
     if index >= size || path.len() > DEPTH {
         return None;
@@ -192,66 +127,66 @@ fn root(index: u64, size: u64, leaf: &[u8], path: &[&[u8]]) -> Option<Vec<u8>> {
     (last == 0).then(|| hash.to_vec())
 }
 
-/// Whether a signed note says, by the key of the log, that the tree of `size` leaves has this root (C2SP,
+/// Whether a note signed with the key of the log states that the tree of `size` leaves has this root (C2SP,
 /// `tlog-checkpoint` and `signed-note`).
 fn is_checkpoint(envelope: &str, log: &Log, size: u64, root: &[u8]) -> bool {
     let Some((text, signatures)) = envelope.split_once("\n\n") else {
         return false;
     };
     let mut lines = text.lines().skip(1);
-    let says_size = lines.next().and_then(|line| line.parse().ok()) == Some(size);
-    let says_root = lines.next().and_then(encoding::decode).as_deref() == Some(root);
+    let has_size = lines.next().and_then(|line| line.parse().ok()) == Some(size);
+    let has_root = lines.next().and_then(encoding::decode).as_deref() == Some(root);
     let text = format!("{text}\n");
     let signed = signatures.lines().filter_map(|line| {
         let (_, signature) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
-        // Four bytes that only tell keys apart come first.
+        // The first four bytes are a hint for selecting the key.
         Some(encoding::decode(signature)?.get(4..)?.to_vec())
     });
     let Some(key) = &log.key else {
         return false;
     };
-    says_size
-        && says_root
+    has_size
+        && has_root
         && signed
             .take(16)
             .any(|signature| key.verifies(text.as_bytes(), &signature))
 }
 
-/// Whether the body of an entry is of this signature, over this content, by this certificate.
-fn is_of(body: &[u8], signed: &Signed, certificate: &Certificate) -> bool {
+/// Whether the body of an entry is for this signature, content and certificate.
+fn is_for(body: &[u8], signed: &SignedContent, certificate: &Certificate) -> bool {
     let Ok(body) = decode::json::<Value>(body) else {
         return false;
     };
-    let of = ExpectedEntry { signed, certificate };
+    let expected = ExpectedEntry { signed, certificate };
     let spec = &body["spec"];
     match (body["kind"].as_str(), body["apiVersion"].as_str()) {
         (Some("hashedrekord"), Some("0.0.1")) => {
-            of.hex_hash(&spec["data"]["hash"], &signed.message)
-                && of.signature(&spec["signature"]["content"])
-                && of.pem(&spec["signature"]["publicKey"]["content"])
+            expected.hex_hash(&spec["data"]["hash"], &signed.message)
+                && expected.signature(&spec["signature"]["content"])
+                && expected.pem(&spec["signature"]["publicKey"]["content"])
         }
         (Some("hashedrekord"), Some("0.0.2")) => {
             let spec = &spec["hashedRekordV002"];
-            of.hash(&spec["data"], &signed.message)
-                && of.signature(&spec["signature"]["content"])
-                && of.verifier(&spec["signature"]["verifier"])
+            expected.hash(&spec["data"], &signed.message)
+                && expected.signature(&spec["signature"]["content"])
+                && expected.verifier(&spec["signature"]["verifier"])
         }
         (Some("dsse"), Some("0.0.1")) => {
             let one = only(&spec["signatures"]);
-            of.hex_hash(&spec["payloadHash"], signed.payload.as_deref().unwrap_or_default())
-                && one.is_some_and(|one| of.signature(&one["signature"]) && of.pem(&one["verifier"]))
+            expected.hex_hash(&spec["payloadHash"], signed.payload.as_deref().unwrap_or_default())
+                && one.is_some_and(|one| expected.signature(&one["signature"]) && expected.pem(&one["verifier"]))
         }
         (Some("dsse"), Some("0.0.2")) => {
             let spec = &spec["dsseV002"];
             let one = only(&spec["signatures"]);
-            of.hash(&spec["payloadHash"], signed.payload.as_deref().unwrap_or_default())
-                && one.is_some_and(|one| of.signature(&one["content"]) && of.verifier(&one["verifier"]))
+            expected.hash(&spec["payloadHash"], signed.payload.as_deref().unwrap_or_default())
+                && one.is_some_and(|one| expected.signature(&one["content"]) && expected.verifier(&one["verifier"]))
         }
         (Some("intoto"), Some("0.0.2")) => {
             let content = &spec["content"];
             let one = only(&content["envelope"]["signatures"]);
-            of.hex_hash(&content["payloadHash"], signed.payload.as_deref().unwrap_or_default())
-                && one.is_some_and(|one| of.doubly_encoded(&one["sig"]) && of.pem(&one["publicKey"]))
+            expected.hex_hash(&content["payloadHash"], signed.payload.as_deref().unwrap_or_default())
+                && one.is_some_and(|one| expected.doubly_encoded(&one["sig"]) && expected.pem(&one["publicKey"]))
         }
         _ => false,
     }
@@ -264,9 +199,9 @@ fn only(list: &Value) -> Option<&Value> {
     }
 }
 
-/// What an entry has to be of.
+/// The signature and certificate that an entry must contain.
 struct ExpectedEntry<'a> {
-    signed: &'a Signed,
+    signed: &'a SignedContent,
     certificate: &'a Certificate,
 }
 
@@ -298,7 +233,7 @@ impl ExpectedEntry<'_> {
             .is_some_and(|bytes| bytes == self.signed.signature)
     }
 
-    /// The certificate as the base64 of its PEM.
+    /// Whether `value` is the base64 of the certificate's PEM.
     fn pem(&self, value: &Value) -> bool {
         let pem = Self::bytes(value).unwrap_or_default();
         let read = x509_cert::der::pem::decode_vec(pem.trim_ascii());
@@ -328,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_leads_to_the_root_of_its_tree_only() {
+    fn a_path_leads_only_to_the_root_of_its_tree() {
         // Seven leaves, as the specification draws them.
         let hashes: Vec<Vec<u8>> = (0..7u8).map(|each| leaf(&[each])).collect();
         let (g, h, i) = (

@@ -24,9 +24,11 @@ mod encoding;
 pub mod fuzzing;
 mod identity;
 mod log;
+mod log_entry;
 mod private_key;
 mod public_key;
 mod referrer;
+mod signed_content;
 mod simple;
 mod timestamp;
 mod trusted_root;
@@ -38,9 +40,10 @@ pub use identity::{Identity, IdentityError, SubjectMatch};
 pub use private_key::{PrivateKeyError, SigningKey};
 pub use public_key::{PublicKey, PublicKeyError};
 pub use referrer::{PREDICATE_ANNOTATION, Referrer};
+pub use signed_content::SignedContent;
 pub use simple::{SIMPLE_ARTIFACT, SIMPLE_LAYER, SimpleSignature, signature_tag};
 pub use trusted_root::{TrustedRoot, TrustedRootError};
-pub use verify::{Evaluation, FoundSignature, Requirement, Signature, Signed};
+pub use verify::{Evaluation, FoundSignature, Requirement, Signature};
 
 #[cfg(test)]
 mod tests;

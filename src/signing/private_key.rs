@@ -15,14 +15,14 @@ use super::encoding::Base64;
 use super::public_key::PublicKey;
 use crate::decode;
 
-/// The longest PEM in bytes that is looked at.
+/// The longest PEM in bytes.
 const LIMIT: usize = 16 * 1024;
-/// The memory in bytes that opening a key may take. cosign's own keys take 64 MiB.
+/// The most memory in bytes for decrypting a key. Keys by cosign need 64 MiB.
 const MEMORY_LIMIT: u64 = 256 * 1024 * 1024;
-/// The most rounds of scrypt over that memory. cosign's keys take one.
+/// The most rounds of scrypt with that memory. Keys by cosign need one.
 const PARALLELISM_LIMIT: u32 = 4;
 
-/// An ECDSA key over P-256. It signs deterministically (RFC 6979), so that the same content is signed to the same bytes.
+/// An ECDSA key over P-256. Its signatures are deterministic (RFC 6979).
 #[derive(Clone)]
 pub struct SigningKey {
     key: ecdsa::SigningKey,
@@ -32,36 +32,34 @@ pub struct SigningKey {
 /// Why a private key cannot be used.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PrivateKeyError {
-    /// No PEM at all.
+    /// Not PEM.
     #[error(
-        "it is no private key in PEM: write what `cosign generate-key-pair` made, or a PKCS#8 PEM that begins with -----BEGIN PRIVATE KEY-----"
+        "it is not a private key in PEM: use a key made by `cosign generate-key-pair`, or a PKCS#8 PEM that begins with -----BEGIN PRIVATE KEY-----"
     )]
     NotPem,
-    /// The PEM of something else.
+    /// PEM of another type.
     #[error(
-        "it is a PEM of `{0}`, which is not signed with: write a cosign key or a PKCS#8 PEM (`openssl pkcs8 -topk8 -nocrypt` makes one)"
+        "it is a PEM of `{0}`, which cannot sign: use a cosign key or a PKCS#8 PEM (`openssl pkcs8 -topk8 -nocrypt` makes one)"
     )]
     Label(String),
-    /// PKCS#8 that is encrypted, as openssl does it.
+    /// Encrypted PKCS#8, as openssl writes it.
     #[error(
-        "it is encrypted in the way of PKCS#8, which is not read: encrypt it by `cosign import-key-pair`, or write it without encryption"
+        "it is encrypted as PKCS#8, which is not supported: encrypt it with `cosign import-key-pair`, or store it unencrypted"
     )]
     OtherEncryption,
-    /// Encrypted, and nobody gave a password.
-    #[error("the key is encrypted and there is no password for it")]
+    /// Encrypted, and no password was given.
+    #[error("the key is encrypted, but there is no password for it")]
     NoPassword,
-    /// The password does not open it, or somebody changed the key.
-    #[error("the password does not open the key, or the key is damaged")]
+    /// The password is wrong, or the key was changed.
+    #[error("the password is wrong, or the key is damaged")]
     WrongPassword,
-    /// The encryption's JSON cannot be read, or asks for more than we give.
+    /// The JSON of the encryption is invalid, or exceeds the limits.
     #[error(
-        "the encrypted key is damaged, or asks for more than 256 MiB of memory to be opened; make another by `cosign generate-key-pair`"
+        "the encrypted key is damaged, or needs more than 256 MiB of memory to be decrypted; create another one with `cosign generate-key-pair`"
     )]
     Malformed,
     /// Not an ECDSA key over P-256.
-    #[error(
-        "the key is not an ECDSA key over P-256, as `cosign generate-key-pair` makes them; other kinds are verified here, but not signed with"
-    )]
+    #[error("the key is not an ECDSA key over P-256, as `cosign generate-key-pair` makes; other kinds can only verify")]
     Kind,
 }
 
@@ -97,11 +95,11 @@ struct Cipher {
 }
 
 impl SigningKey {
-    /// Reads a key: `ENCRYPTED SIGSTORE PRIVATE KEY` or the elder `ENCRYPTED COSIGN PRIVATE KEY`, which `password`
-    /// opens, or a plain `PRIVATE KEY` (PKCS#8, RFC 5208), for which it is not looked at.
+    /// Reads a key: `ENCRYPTED SIGSTORE PRIVATE KEY` or the older `ENCRYPTED COSIGN PRIVATE KEY`, decrypted with `password`,
+    /// or an unencrypted `PRIVATE KEY` (PKCS#8, RFC 5208), for which the password is ignored.
     ///
-    /// Opening an encrypted key takes a quarter of a second and 64 MiB, on purpose: not for an async thread.
-    pub fn read(pem: &[u8], password: Option<&[u8]>) -> Result<Self, PrivateKeyError> {
+    /// Decrypting a key takes a quarter of a second and 64 MiB by design: do not call it on an async thread.
+    pub fn from_pem(pem: &[u8], password: Option<&[u8]>) -> Result<Self, PrivateKeyError> {
         if pem.len() > LIMIT {
             return Err(PrivateKeyError::NotPem);
         }
@@ -110,7 +108,7 @@ impl SigningKey {
         match label {
             "ENCRYPTED SIGSTORE PRIVATE KEY" | "ENCRYPTED COSIGN PRIVATE KEY" => {
                 let password = password.ok_or(PrivateKeyError::NoPassword)?;
-                Self::from_pkcs8(&zeroize::Zeroizing::new(open(&content, password)?))
+                Self::from_pkcs8(&zeroize::Zeroizing::new(decrypt(&content, password)?))
             }
             "PRIVATE KEY" => Self::from_pkcs8(&content),
             "ENCRYPTED PRIVATE KEY" => Err(PrivateKeyError::OtherEncryption),
@@ -128,7 +126,7 @@ impl SigningKey {
         Ok(Self { key, public })
     }
 
-    /// The key that verifies what this one signs.
+    /// The public key.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
@@ -145,11 +143,9 @@ impl SigningKey {
         let signature: Signature = self.key.sign_prehash(hash).ok()?;
         Some(signature.to_der().as_bytes().to_vec())
     }
-}
 
-impl SigningKey {
-    /// The signature of `payload` as content of the type `kind` (DSSE 1.0, "PAE"): no signature of another type, or of bare
-    /// content, passes for it.
+    /// The signature of `payload` as content of the type `kind` (DSSE 1.0, "PAE"). A signature of another type, or of content
+    /// without a type, cannot be used instead.
     pub fn sign_typed(&self, kind: &str, payload: &[u8]) -> Vec<u8> {
         self.sign(&pre_authentication_encoding(kind, payload))
     }
@@ -161,8 +157,8 @@ impl std::fmt::Debug for SigningKey {
     }
 }
 
-/// scrypt makes the key of a secretbox out of the password.
-fn open(json: &[u8], password: &[u8]) -> Result<Vec<u8>, PrivateKeyError> {
+/// Decrypts a secretbox whose key scrypt derives from the password.
+fn decrypt(json: &[u8], password: &[u8]) -> Result<Vec<u8>, PrivateKeyError> {
     let read: Encrypted = decode::json(json).map_err(|_| PrivateKeyError::Malformed)?;
     let Parameters { n, r, p } = read.kdf.params;
     let known = read.kdf.name == "scrypt" && read.cipher.name == "nacl/secretbox";

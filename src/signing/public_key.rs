@@ -1,4 +1,4 @@
-//! Public keys, and whether a signature is theirs.
+//! Public keys and verification with them.
 
 use rustls::pki_types::SignatureVerificationAlgorithm;
 use thiserror::Error;
@@ -10,11 +10,11 @@ use super::dsse::pre_authentication_encoding;
 use super::encoding;
 use crate::oci::Digest;
 
-/// The longest PEM in bytes that is looked at: an RSA key of 8192 bits has 1,500.
+/// The longest PEM in bytes; that of an RSA key of 8192 bits has 1,500.
 const LIMIT: usize = 16 * 1024;
 
-/// The kinds of keys whose signatures are verified, each with every hash that goes with it: cosign signs with SHA-256
-/// whatever the curve, other writers with the one of the curve's length.
+/// The supported kinds of keys, each with all supported hashes: cosign always uses SHA-256, other tools a hash of the
+/// curve's length.
 const ALGORITHMS: [(&str, &dyn SignatureVerificationAlgorithm); 8] = [
     ("ECDSA P-256", ring::ECDSA_P256_SHA256),
     ("ECDSA P-256", ring::ECDSA_P256_SHA384),
@@ -26,38 +26,36 @@ const ALGORITHMS: [(&str, &dyn SignatureVerificationAlgorithm); 8] = [
     ("RSA", ring::RSA_PKCS1_2048_8192_SHA512),
 ];
 
-/// A public key: ECDSA over P-256 or P-384, Ed25519, or RSA of 2048 bits and more.
+/// A public key: ECDSA over P-256 or P-384, Ed25519, or RSA of at least 2048 bits.
 #[derive(Clone)]
 pub struct PublicKey {
     /// The DER of its SubjectPublicKeyInfo (RFC 5280, section 4.1).
     spki: Vec<u8>,
-    /// The key alone, as the algorithms take it.
+    /// The key alone, in the form that the algorithms need.
     bits: Vec<u8>,
     kind: &'static str,
     algorithms: Vec<&'static dyn SignatureVerificationAlgorithm>,
 }
 
-/// Why bytes are not a public key.
+/// Bytes are not a valid public key.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum PublicKeyError {
-    /// No PEM, or not that of a public key.
-    #[error("it is no public key in PEM: it must begin with -----BEGIN PUBLIC KEY-----, as cosign.pub does")]
+    /// Not PEM, or PEM of another type.
+    #[error("it is not a public key in PEM: it must begin with -----BEGIN PUBLIC KEY-----, as cosign.pub does")]
     NotPem,
-    /// A key of a private pair; whoever wrote it there should know.
-    #[error("it is a private key; put the public one there (`cosign public-key --key cosign.key` prints it)")]
+    /// A private key, which should not be there.
+    #[error("it is a private key; use the public key instead (`cosign public-key --key cosign.key` prints it)")]
     Private,
-    /// The DER inside cannot be read.
+    /// Invalid DER.
     #[error("the public key is damaged")]
     Malformed,
-    /// Another curve, or another algorithm.
-    #[error(
-        "keys of its kind are not verified here; those of ECDSA over P-256 or P-384, of Ed25519 and of RSA from 2048 bits on are"
-    )]
+    /// An unsupported curve or algorithm.
+    #[error("keys of its kind are not supported; use ECDSA over P-256 or P-384, Ed25519, or RSA of at least 2048 bits")]
     Kind,
 }
 
 impl PublicKey {
-    /// Reads a PEM of the label `PUBLIC KEY` (RFC 7468, section 13).
+    /// Reads a PEM with the label `PUBLIC KEY` (RFC 7468, section 13).
     pub fn from_pem(pem: &[u8]) -> Result<Self, PublicKeyError> {
         if pem.len() > LIMIT {
             return Err(PublicKeyError::NotPem);
@@ -74,7 +72,7 @@ impl PublicKey {
     pub fn from_der(spki: &[u8]) -> Result<Self, PublicKeyError> {
         let read = SubjectPublicKeyInfoOwned::from_der(spki).map_err(|_| PublicKeyError::Malformed)?;
         let algorithm = read.algorithm.to_der().map_err(|_| PublicKeyError::Malformed)?;
-        // Without the header of the SEQUENCE, which is short: an identifier has no more than 30 bytes.
+        // Without the header of the SEQUENCE, which has two bytes: an identifier has at most 30 bytes.
         let algorithm = algorithm.get(2..).unwrap_or_default();
         let fits = ALGORITHMS
             .iter()
@@ -90,20 +88,20 @@ impl PublicKey {
         })
     }
 
-    /// Whether `signature` is this key's over `message`.
+    /// Whether `signature` is a signature of `message` by this key.
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         self.algorithms
             .iter()
             .any(|algorithm| algorithm.verify_signature(&self.bits, message, signature).is_ok())
     }
 
-    /// Whether `signature` is this key's over `payload` as content of the type `type_name`, as
-    /// [`super::SigningKey::sign_typed`] makes it.
+    /// Whether `signature` is a signature by this key of `payload` as content of the type `type_name`, made by
+    /// [`super::SigningKey::sign_typed`].
     pub fn verifies_typed(&self, type_name: &str, payload: &[u8], signature: &[u8]) -> bool {
         self.verifies(&pre_authentication_encoding(type_name, payload), signature)
     }
 
-    /// What kind of key it is, for people.
+    /// The kind of key, for messages.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
@@ -113,7 +111,7 @@ impl PublicKey {
         &self.spki
     }
 
-    /// The name that cosign gives a key in its bundles: the base64 of the SHA-256 of its SubjectPublicKeyInfo.
+    /// The hint by which cosign's bundles name a key: the base64 of the SHA-256 of its SubjectPublicKeyInfo.
     pub fn hint(&self) -> String {
         encoding::encode(&hex::decode(self.fingerprint().hex()).unwrap_or_default())
     }
@@ -123,7 +121,7 @@ impl PublicKey {
         Digest::of(&self.spki)
     }
 
-    /// The beginning of its fingerprint, by which a person can tell two keys apart.
+    /// The beginning of its fingerprint, for messages.
     pub fn short(&self) -> String {
         self.fingerprint().short_form()
     }

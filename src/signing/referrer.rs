@@ -1,4 +1,4 @@
-//! A bundle as something that a registry keeps of an image.
+//! A bundle as a referrer of an image.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,24 @@ use bytes::Bytes;
 use super::bundle::{BUNDLE, Bundle};
 use crate::oci::{Descriptor, Digest, Document, DocumentError, Manifest};
 
-/// The annotation by which cosign says what form a bundle's content has.
+/// cosign's annotation with the format of a bundle's content.
 const CONTENT: &str = "dev.sigstore.bundle.content";
-/// The annotation by which cosign says what type of statement a bundle has.
+/// cosign's annotation with the type of a bundle's statement.
 pub const PREDICATE_ANNOTATION: &str = "dev.sigstore.bundle.predicateType";
 
-/// A manifest that refers to what was signed, and the blobs that it needs.
+/// A manifest that refers to the signed content, and its blobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referrer {
-    /// The manifest; its `subject` is what was signed.
+    /// The manifest; its `subject` is the signed content.
     pub document: Document,
-    /// What has to stand in the repository before it, by digest.
+    /// The blobs that the repository must contain before the manifest, by digest.
     pub blobs: BTreeMap<Digest, Bytes>,
 }
 
 impl Referrer {
-    /// The manifest by which `bundle`, a statement of the type `predicate`, belongs to `subject`, as cosign 3 writes
-    /// it (OCI image specification, "Guidelines for Artifact Usage"). cosign adds the time; here the same bundle gives
-    /// the same digest.
+    /// The manifest that attaches `bundle`, a statement of the type `predicate`, to `subject`, in the format of cosign 3 (OCI
+    /// image specification, "Guidelines for Artifact Usage") but without the time, so that the same bundle gives the same
+    /// digest.
     pub fn of(subject: &Descriptor, predicate: &str, bundle: &Bundle) -> Result<Self, DocumentError> {
         let (config, layer) = (Bytes::from_static(b"{}"), bundle.json());
         let layer_descriptor = Descriptor::new(BUNDLE, Digest::of(&layer), layer.len() as u64);

@@ -1,4 +1,4 @@
-//! Signatures of cosign 2: a layer and its annotations under the tag `sha256-<hex>.sig`.
+//! Signatures by cosign 2: a layer and its annotations under the tag `sha256-<hex>.sig`.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use serde::Deserialize;
 use x509_cert::der;
 
 use super::encoding::{self, Base64, int64};
-use super::log::Entry;
-use super::verify::{SignatureClaim, Signed};
+use super::log_entry::LogEntry;
+use super::signed_content::{SignatureClaim, SignedContent};
 use crate::decode;
 use crate::oci::Digest;
 
-/// The media type of a layer that holds one.
+/// The media type of a layer that contains one.
 pub const SIMPLE_LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// The type of the artifact in which cosign keeps them where it was told to use referrers.
+/// The artifact type that cosign uses if it is configured to write them as referrers.
 pub const SIMPLE_ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
@@ -21,21 +21,21 @@ const CHAIN: &str = "dev.sigstore.cosign/chain";
 const LOGGED: &str = "dev.sigstore.cosign/bundle";
 const TIMESTAMP: &str = "dev.sigstore.cosign/rfc3161timestamp";
 
-/// The tag under which cosign 2 keeps the signatures of what has this digest (cosign, "Signature Specification").
+/// The tag of the signatures by cosign 2 for this digest (cosign, "Signature Specification").
 pub fn signature_tag(digest: &Digest) -> String {
     format!("{}-{}.sig", digest.algorithm(), digest.hex())
 }
 
-/// One layer of that manifest.
+/// A layer of that manifest.
 #[derive(Clone, Debug)]
 pub struct SimpleSignature {
-    /// The layer's content, which was signed.
+    /// The layer's content, which is signed.
     pub payload: Vec<u8>,
     /// The layer's annotations.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What the payload says (containers/image, "atomic container signature").
+/// The payload (containers/image, "atomic container signature").
 #[derive(Deserialize)]
 struct Payload {
     critical: Critical,
@@ -81,8 +81,8 @@ struct Timestamped {
 }
 
 impl SimpleSignature {
-    /// The signature with what was signed, or what is wrong with it.
-    pub fn signed(self) -> Result<Signed, &'static str> {
+    /// The signature with the signed content. The error says what is wrong with it.
+    pub fn signed(self) -> Result<SignedContent, &'static str> {
         let annotation = |key: &str| {
             self.annotations
                 .get(key)
@@ -92,12 +92,12 @@ impl SimpleSignature {
         let signature =
             annotation(SIGNATURE).ok_or("its layer has no annotation dev.cosignproject.cosign/signature")?;
         let signature = encoding::decode(signature).ok_or("its signature is not base64")?;
-        let payload: Payload = decode::json(&self.payload).map_err(|_| "what it signs is no payload of cosign")?;
+        let payload: Payload = decode::json(&self.payload).map_err(|_| "its content is not a payload of cosign")?;
         if !matches!(
             payload.critical.kind.as_str(),
             "cosign container image signature" | "https://sigstore.dev/cosign/sign/v1"
         ) {
-            return Err("what it signs is no payload of cosign");
+            return Err("its content is not a payload of cosign");
         }
         let leaf = annotation(CERTIFICATE).map(certificates).transpose()?;
         let chain = annotation(CHAIN).map(certificates).transpose()?;
@@ -105,7 +105,7 @@ impl SimpleSignature {
             Some(json) => {
                 let logged: Logged = decode::json(json.as_bytes()).map_err(|_| "its bundle cannot be read")?;
                 let id = hex::decode(&logged.payload.log_id).map_err(|_| "its bundle cannot be read")?;
-                Some(Entry::promised(
+                Some(LogEntry::promised(
                     id,
                     logged.payload.log_index,
                     logged.payload.integrated_time,
@@ -123,7 +123,7 @@ impl SimpleSignature {
             None => None,
         };
         let certificate = leaf.and_then(|leaf| leaf.into_iter().next());
-        Ok(Signed {
+        Ok(SignedContent {
             message: self.payload,
             payload: None,
             signature,
@@ -136,12 +136,12 @@ impl SimpleSignature {
     }
 }
 
-/// Every certificate of some PEM, as DER.
+/// All certificates of a PEM as DER.
 fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, &'static str> {
     const END: &str = "-----END CERTIFICATE-----";
     let mut found = Vec::new();
     for block in pem.split_inclusive(END).filter(|block| block.contains(END)) {
-        let (_, der) = der::pem::decode_vec(block.trim_ascii().as_bytes()).map_err(|_| "its certificate is no PEM")?;
+        let (_, der) = der::pem::decode_vec(block.trim_ascii().as_bytes()).map_err(|_| "its certificate is not PEM")?;
         found.push(der);
     }
     Ok(found)

@@ -1,4 +1,4 @@
-//! What others made is verified, and what was tampered with is not.
+//! Signatures made by other tools are verified, and tampered ones are refused.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +63,7 @@ fn by(keys: &[&[u8]]) -> Requirement {
 }
 
 fn key() -> SigningKey {
-    SigningKey::read(made!("plain.key"), None).unwrap()
+    SigningKey::from_pem(made!("plain.key"), None).unwrap()
 }
 
 /// `json` with the value at `pointer` changed.
@@ -73,23 +73,23 @@ fn changed(json: &[u8], pointer: &str, change: impl FnOnce(&mut Value)) -> Vec<u
     serde_json::to_vec(&read).unwrap()
 }
 
-/// Base64 with one bit of the byte at `at` turned.
-fn bent(value: &mut Value, at: usize) {
+/// Base64 with one bit of the byte at `at` flipped.
+fn with_flipped_bit(value: &mut Value, at: usize) {
     let mut bytes = encoding::decode(value.as_str().unwrap()).unwrap();
     bytes[at] ^= 1;
     *value = json!(encoding::encode(&bytes));
 }
 
 #[test]
-fn a_key_of_cosign_opens_by_its_password_alone() {
+fn a_cosign_key_is_decrypted_only_with_its_password() {
     let pem = made!("cosign.key");
-    let opened = SigningKey::read(pem, Some(b"secret")).unwrap();
+    let opened = SigningKey::from_pem(pem, Some(b"secret")).unwrap();
     assert_eq!(opened.public(), &PublicKey::from_pem(made!("cosign.pub")).unwrap());
     assert_eq!(opened.public(), key().public());
-    // The label of cosign 1.
-    let elder = String::from_utf8(pem.to_vec()).unwrap().replace("SIGSTORE", "COSIGN");
-    assert!(SigningKey::read(elder.as_bytes(), Some(b"secret")).is_ok());
-    let error = |pem: &[u8], password: Option<&[u8]>| SigningKey::read(pem, password).unwrap_err();
+    // The label that cosign 1 writes.
+    let older = String::from_utf8(pem.to_vec()).unwrap().replace("SIGSTORE", "COSIGN");
+    assert!(SigningKey::from_pem(older.as_bytes(), Some(b"secret")).is_ok());
+    let error = |pem: &[u8], password: Option<&[u8]>| SigningKey::from_pem(pem, password).unwrap_err();
     assert_eq!(error(pem, Some(b"Secret")), PrivateKeyError::WrongPassword);
     assert_eq!(error(pem, Some(b"")), PrivateKeyError::WrongPassword);
     assert_eq!(error(pem, None), PrivateKeyError::NoPassword);
@@ -116,7 +116,7 @@ fn a_key_of_cosign_opens_by_its_password_alone() {
 }
 
 #[test]
-fn a_key_that_asks_for_much_memory_is_refused_before_it_gets_it() {
+fn a_key_that_needs_too_much_memory_is_refused() {
     let encrypted = json!({
         "kdf": { "name": "scrypt", "params": { "N": 1u64 << 32, "r": 8, "p": 1 }, "salt": "AAAA" },
         "cipher": { "name": "nacl/secretbox", "nonce": encoding::encode(&[0; 24]) }, "ciphertext": "AAAA",
@@ -126,12 +126,12 @@ fn a_key_that_asks_for_much_memory_is_refused_before_it_gets_it() {
         x509_cert::der::pem::LineEnding::LF,
         encrypted.to_string().as_bytes(),
     );
-    let refused = SigningKey::read(pem.unwrap().as_bytes(), Some(b"x")).unwrap_err();
+    let refused = SigningKey::from_pem(pem.unwrap().as_bytes(), Some(b"x")).unwrap_err();
     assert_eq!(refused, PrivateKeyError::Malformed);
 }
 
 #[test]
-fn public_keys_are_read_by_their_kind() {
+fn public_keys_of_all_supported_kinds_are_read() {
     for (pem, kind) in [
         (made!("cosign.pub"), "ECDSA P-256"),
         (made!("p384.pub"), "ECDSA P-384"),
@@ -152,29 +152,32 @@ fn public_keys_are_read_by_their_kind() {
 }
 
 #[test]
-fn what_cosign_signed_by_a_key_is_verified() {
+fn signatures_by_cosign_with_a_key_are_verified() {
     let signed = bundle(made!("image.bundle.json"));
     let by_cosign = by(&[made!("p384.pub"), made!("cosign.pub")]);
-    by_cosign.image(&image(), &signed).unwrap();
-    let reason = by_cosign.image(&Digest::of(b"another"), &signed).unwrap_err();
-    assert!(reason.ends_with("it is about another digest"), "{reason}");
-    let reason = by(&[made!("p384.pub")]).image(&image(), &signed).unwrap_err();
-    assert!(reason.contains("it is not by the ECDSA P-384 key sha256:"), "{reason}");
-    assert_eq!(by_cosign.image(&image(), &[]).unwrap_err(), "it has no signature");
-    by_cosign.blob(b"an image", made!("blob.bundle.json")).unwrap();
-    assert!(by_cosign.blob(b"another", made!("blob.bundle.json")).is_err());
-    // The signature of a file is none of an image of the same digest.
-    let reason = by_cosign
-        .image(&image(), &bundle(made!("blob.bundle.json")))
-        .unwrap_err();
+    by_cosign.verify_image(&image(), &signed).unwrap();
+    let reason = by_cosign.verify_image(&Digest::of(b"another"), &signed).unwrap_err();
+    assert!(reason.ends_with("it is for another digest"), "{reason}");
+    let reason = by(&[made!("p384.pub")]).verify_image(&image(), &signed).unwrap_err();
     assert!(
-        reason.ends_with("it signs a file and says nothing of an image"),
+        reason.contains("it was not made with the ECDSA P-384 key sha256:"),
         "{reason}"
     );
+    assert_eq!(
+        by_cosign.verify_image(&image(), &[]).unwrap_err(),
+        "it has no signature"
+    );
+    by_cosign.verify_blob(b"an image", made!("blob.bundle.json")).unwrap();
+    assert!(by_cosign.verify_blob(b"another", made!("blob.bundle.json")).is_err());
+    // The signature of a file is not a signature of an image with the same digest.
+    let reason = by_cosign
+        .verify_image(&image(), &bundle(made!("blob.bundle.json")))
+        .unwrap_err();
+    assert!(reason.ends_with("it signs a file, not an image"), "{reason}");
 }
 
 #[test]
-fn what_is_signed_here_is_verified_and_the_same_each_time() {
+fn own_signatures_are_verified_and_deterministic() {
     let key = key();
     let sign = || {
         Bundle::of_statement(&key, &Statement::signature(&image()))
@@ -183,20 +186,20 @@ fn what_is_signed_here_is_verified_and_the_same_each_time() {
     };
     assert_eq!(sign(), sign());
     let own = by(&[made!("cosign.pub")]);
-    own.image(&image(), &bundle(&sign())).unwrap();
-    own.blob(b"an image", &Bundle::of_blob(&key, b"an image").json())
+    own.verify_image(&image(), &bundle(&sign())).unwrap();
+    own.verify_blob(b"an image", &Bundle::of_blob(&key, b"an image").json())
         .unwrap();
     assert_eq!(
         Bundle::of_digest(&key, &image()).unwrap(),
         Bundle::of_blob(&key, b"an image")
     );
-    // What cosign made of the same differs in nothing but the random part of its signature, and spaces.
+    // A bundle by cosign for the same statement differs only in the random part of the signature and in white space.
     let shape = |json: &[u8]| {
         let mut read: Value = serde_json::from_slice(json).unwrap();
         let envelope = &mut read["dsseEnvelope"];
         let payload = encoding::decode(envelope["payload"].as_str().unwrap()).unwrap();
         let mut statement: Value = serde_json::from_slice(&payload).unwrap();
-        // cosign writes these also where there are none.
+        // cosign also writes empty annotations.
         statement["subject"][0].as_object_mut().unwrap().remove("annotations");
         envelope["payload"] = statement;
         envelope["signatures"][0]["sig"].take();
@@ -206,15 +209,15 @@ fn what_is_signed_here_is_verified_and_the_same_each_time() {
 
     let attested = Statement::new(vec![Subject::of(&image())], "https://slsa.dev/provenance/v1", json!({}));
     let attested = Bundle::of_statement(&key, &attested).unwrap();
-    let reason = own.image(&image(), &bundle(&attested.json())).unwrap_err();
+    let reason = own.verify_image(&image(), &bundle(&attested.json())).unwrap_err();
     assert!(
-        reason.ends_with("it attests `https://slsa.dev/provenance/v1` and signs nothing"),
+        reason.ends_with("it is an attestation of type `https://slsa.dev/provenance/v1`, not a signature"),
         "{reason}"
     );
 }
 
 #[test]
-fn a_tampered_bundle_of_a_key_does_not_count() {
+fn a_tampered_bundle_with_a_key_is_refused() {
     let own = by(&[made!("cosign.pub")]);
     let json = Bundle::of_statement(&key(), &Statement::signature(&image()))
         .unwrap()
@@ -223,10 +226,13 @@ fn a_tampered_bundle_of_a_key_does_not_count() {
     let payload = changed(&json, "/dsseEnvelope/payload", |value| {
         *value = json!(encoding::encode(&other))
     });
-    assert!(own.image(&Digest::of(b"another"), &bundle(&payload)).is_err());
+    assert!(own.verify_image(&Digest::of(b"another"), &bundle(&payload)).is_err());
     for (pointer, at) in [("/dsseEnvelope/payload", 3), ("/dsseEnvelope/signatures/0/sig", 20)] {
-        let bent = changed(&json, pointer, |value| bent(value, at));
-        assert!(own.image(&image(), &bundle(&bent)).is_err(), "{pointer}");
+        let with_flipped_bit = changed(&json, pointer, |value| with_flipped_bit(value, at));
+        assert!(
+            own.verify_image(&image(), &bundle(&with_flipped_bit)).is_err(),
+            "{pointer}"
+        );
     }
     for bad in [
         &b"{}"[..],
@@ -235,28 +241,28 @@ fn a_tampered_bundle_of_a_key_does_not_count() {
         br#"{"mediaType":"text/plain","verificationMaterial":{}}"#,
     ] {
         assert!(
-            own.image(&image(), &bundle(bad))
+            own.verify_image(&image(), &bundle(bad))
                 .unwrap_err()
-                .contains("it is no Sigstore bundle")
+                .contains("it is not a Sigstore bundle")
         );
     }
 }
 
 #[test]
-fn signatures_of_cosign_2_are_verified_by_key_and_identity() {
+fn signatures_by_cosign_2_are_verified_by_key_and_identity() {
     let root = made!("keyless/trusted_root.json");
     let whole = simple(made!("keyless/simple.json"));
     let without = |key: &str| {
         let mut simple = whole.clone();
         simple.annotations.retain(|name, _| !name.ends_with(key));
-        keyless(root).image(&image(), &found(simple))
+        keyless(root).verify_image(&image(), &found(simple))
     };
     // The chain is in the trusted root as well.
     without("/chain").unwrap();
     for (key, why) in [
         ("/signature", "has no annotation"),
-        ("/certificate", "made by a key and not by an identity"),
-        ("/bundle", "it is in no transparency log"),
+        ("/certificate", "made with a key and not by an identity"),
+        ("/bundle", "it is not in a transparency log"),
     ] {
         let reason = without(key).unwrap_err();
         assert!(reason.contains(why), "{reason}");
@@ -267,13 +273,15 @@ fn signatures_of_cosign_2_are_verified_by_key_and_identity() {
         payload: payload.replace(image().as_str(), other.as_str()).into_bytes(),
         ..whole.clone()
     };
-    let reason = keyless(root).image(&other, &found(tampered.clone())).unwrap_err();
-    assert!(reason.contains("does not fit what it is said to sign"), "{reason}");
+    let reason = keyless(root)
+        .verify_image(&other, &found(tampered.clone()))
+        .unwrap_err();
+    assert!(reason.contains("does not match the signed content"), "{reason}");
     assert!(
         keyless(root)
-            .image(&image(), &found(tampered))
+            .verify_image(&image(), &found(tampered))
             .unwrap_err()
-            .contains("about another digest")
+            .contains("for another digest")
     );
 
     let by_key = SimpleSignature {
@@ -284,13 +292,13 @@ fn signatures_of_cosign_2_are_verified_by_key_and_identity() {
         payload: whole.payload,
     };
     by(&[made!("cosign.pub")])
-        .image(&image(), &found(by_key.clone()))
+        .verify_image(&image(), &found(by_key.clone()))
         .unwrap();
-    assert!(by(&[made!("rsa.pub")]).image(&image(), &found(by_key)).is_err());
+    assert!(by(&[made!("rsa.pub")]).verify_image(&image(), &found(by_key)).is_err());
 }
 
 #[test]
-fn a_trusted_root_that_proves_nothing_is_refused() {
+fn an_incomplete_trusted_root_is_refused() {
     let root = made!("keyless/trusted_root_tsa.json");
     let without = |field: &str| {
         let json = changed(root, "", |value| {
@@ -302,7 +310,7 @@ fn a_trusted_root_that_proves_nothing_is_refused() {
     assert_eq!(without("timestampAuthorities"), TrustedRootError::NoTime);
     assert!(matches!(without("mediaType"), TrustedRootError::Malformed(_)));
     assert!(matches!(TrustedRoot::parse(b"no"), Err(TrustedRootError::Malformed(_))));
-    // A log whose key cannot be used is there all the same: nothing counts that is in no log.
+    // A log with an unsupported key still requires that signatures are in a log.
     let logged = made!("keyless/trusted_root.json");
     let json = changed(logged, "/tlogs", |logs| {
         for log in logs.as_array_mut().unwrap() {
@@ -310,29 +318,29 @@ fn a_trusted_root_that_proves_nothing_is_refused() {
         }
     });
     let reason = keyless(&json)
-        .image(&image(), &bundle(made!("keyless/tiled.json")))
+        .verify_image(&image(), &bundle(made!("keyless/tiled.json")))
         .unwrap_err();
     assert!(reason.contains("did not sign"), "{reason}");
 }
 
 #[test]
-fn two_that_ask_for_the_same_have_the_same_fingerprint() {
+fn equal_requirements_have_equal_fingerprints() {
     let root = made!("keyless/trusted_root.json");
     assert_eq!(keyless(root).fingerprint(), keyless(root).fingerprint());
-    let mut marks = vec![
+    let mut fingerprints = vec![
         keyless(root).fingerprint(),
         keyless(made!("foreign/trusted_root.json")).fingerprint(),
         by(&[made!("cosign.pub")]).fingerprint(),
         by(&[made!("rsa.pub")]).fingerprint(),
         by(&[made!("cosign.pub"), made!("rsa.pub")]).fingerprint(),
     ];
-    marks.sort();
-    marks.dedup();
-    assert_eq!(marks.len(), 5);
+    fingerprints.sort();
+    fingerprints.dedup();
+    assert_eq!(fingerprints.len(), 5);
 }
 
 #[test]
-fn a_referrer_is_what_cosign_finds() {
+fn the_referrer_has_the_format_of_cosign() {
     let subject = crate::oci::Descriptor::new(crate::oci::media_type::OCI_MANIFEST, image(), 8);
     let statement = Statement::signature(&image());
     let bundle = Bundle::of_statement(&key(), &statement).unwrap();

@@ -1,6 +1,6 @@
-//! Timestamps: a third party's word that a signature existed at a time (RFC 3161), in the message that it comes in
-//! (CMS, RFC 5652). The two libraries that know the whole of them are for another generation of `der`, or unfinished;
-//! what a verifier needs is a handful of fields.
+//! Timestamps (RFC 3161): a third party's statement that a signature existed at a time, in a CMS message (RFC 5652). Only the
+//! few fields that a verifier needs are read; the two libraries that read all of it need another version of `der`, or are
+//! unfinished.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -13,10 +13,10 @@ use super::certificate::{TIME_STAMPING, leads_to};
 use super::public_key::PublicKey;
 use super::trusted_root::TrustedRoot;
 
-/// Signed data, and a timestamp as the content of it (RFC 5652, section 5.1; RFC 3161, section 2.4.2).
+/// Signed data, and a timestamp as its content (RFC 5652, section 5.1; RFC 3161, section 2.4.2).
 const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
 const TIMESTAMP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.1.4");
-/// Attributes that are signed (RFC 5652, section 11).
+/// Signed attributes (RFC 5652, section 11).
 const CONTENT_TYPE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.3");
 const MESSAGE_DIGEST: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.4");
 /// Hashes (RFC 5754, section 2).
@@ -26,36 +26,36 @@ const SHA_512: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3
 /// The tag of a set.
 const SET: u8 = 0x31;
 
-/// The time at which an authority of `trust` saw `signature`, by its response `token`.
+/// The time at which an authority of `trust` saw `signature`, from its response `token`.
 pub(super) fn verify(token: &[u8], signature: &[u8], trust: &TrustedRoot) -> Result<Timestamp, String> {
     let damaged = || "its timestamp is damaged".to_owned();
     let token = Token::read(token).ok_or_else(damaged)?;
-    let stated = TstInfo::read(token.content).ok_or_else(damaged)?;
-    if hash(stated.algorithm, signature).is_none_or(|hash| hash != stated.imprint) {
-        return Err("its timestamp is of another signature".to_owned());
+    let info = TstInfo::read(token.content).ok_or_else(damaged)?;
+    if hash(info.algorithm, signature).is_none_or(|hash| hash != info.imprint) {
+        return Err("its timestamp is for another signature".to_owned());
     }
     let hash = hash(token.digest_algorithm, token.content).ok_or_else(damaged)?;
     if !token.attests(&hash).ok_or_else(damaged)? {
         return Err(damaged());
     }
     let mut signed = token.attributes.to_vec();
-    // They are signed as the set that they are, not under the tag that they have within the message.
+    // They are signed with the tag of a set, not with their tag in the message.
     if let Some(tag) = signed.first_mut() {
         *tag = SET;
     }
-    let time = stated.time;
-    let by_one = trust.timestamp_authorities.iter().any(|authority| {
+    let time = info.time;
+    let is_trusted = trust.timestamp_authorities.iter().any(|authority| {
         let known = authority.chain.first().map(Vec::as_slice);
         let mut candidates = known.into_iter().chain(token.certificates.iter().copied());
-        authority.valid.holds(time)
+        authority.valid.contains(time)
             && candidates.any(|candidate| {
                 key_of(candidate).is_some_and(|key| key.verifies(&signed, token.signature))
                     && leads_to(authority, candidate, &[], time, &TIME_STAMPING)
             })
     });
-    match by_one {
+    match is_trusted {
         true => Ok(time),
-        false => Err("its timestamp is by no authority of the trusted root".to_owned()),
+        false => Err("its timestamp is not from an authority of the trusted root".to_owned()),
     }
 }
 
@@ -75,19 +75,19 @@ fn hash(algorithm: ObjectIdentifier, content: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The parts of a response of a timestamp authority that count.
+/// The needed parts of a timestamp authority's response.
 struct Token<'a> {
-    /// The DER of what is stated.
+    /// The DER of the TSTInfo.
     content: &'a [u8],
-    /// Certificates that came along.
+    /// The certificates in the message.
     certificates: Vec<&'a [u8]>,
     digest_algorithm: ObjectIdentifier,
-    /// The signed attributes as they stand in the message, tag and length included.
+    /// The signed attributes as in the message, tag and length included.
     attributes: &'a [u8],
     signature: &'a [u8],
 }
 
-/// An element of DER: its tag, its content, and all of it.
+/// A DER element: its tag, its content, and the whole element.
 #[derive(Clone, Copy)]
 struct Element<'a> {
     tag: Tag,
@@ -95,7 +95,7 @@ struct Element<'a> {
     whole: &'a [u8],
 }
 
-/// The elements that follow each other in `der`.
+/// The consecutive elements of `der`.
 fn elements(der: &[u8]) -> Option<Vec<Element<'_>>> {
     let mut reader = SliceReader::new(der).ok()?;
     let mut found = Vec::new();
@@ -125,7 +125,7 @@ impl<'a> Element<'a> {
     }
 }
 
-/// The first element of `der`, which is the only one.
+/// The only element of `der`; `None` if there is not exactly one.
 fn only(der: &[u8]) -> Option<Element<'_>> {
     match elements(der)?.as_slice() {
         [one] => Some(*one),
@@ -135,7 +135,7 @@ fn only(der: &[u8]) -> Option<Element<'_>> {
 
 impl<'a> Token<'a> {
     fn read(response: &'a [u8]) -> Option<Self> {
-        // A response is a status and a token; some writers keep the token alone.
+        // A response is a status and a token; some tools store only the token.
         let parts = only(response)?.children()?;
         let info = match parts.first()?.tag {
             Tag::ObjectIdentifier => parts,
@@ -162,7 +162,7 @@ impl<'a> Token<'a> {
         })
     }
 
-    /// Whether the signed attributes are those of a timestamp whose content has this hash.
+    /// Whether the signed attributes are for a timestamp whose content has this hash.
     fn attests(&self, hash: &[u8]) -> Option<bool> {
         let (mut digest, mut kind) = (false, false);
         for attribute in only(self.attributes)?.children()? {
@@ -178,7 +178,7 @@ impl<'a> Token<'a> {
     }
 }
 
-/// What a timestamp states (RFC 3161, section 2.4.2, "TSTInfo").
+/// The content of a timestamp (RFC 3161, section 2.4.2, "TSTInfo").
 struct TstInfo<'a> {
     algorithm: ObjectIdentifier,
     imprint: &'a [u8],
@@ -197,7 +197,7 @@ impl<'a> TstInfo<'a> {
     }
 }
 
-/// `20260101000000Z`, or with a fraction of the second, which counts: a period may end between two seconds.
+/// Reads `20260101000000Z`, optionally with a fraction of the second, which matters if a period ends between two seconds.
 fn time(text: &[u8]) -> Option<Timestamp> {
     let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -206,7 +206,7 @@ fn time(text: &[u8]) -> Option<Timestamp> {
     }
     let time = DateTime::strptime("%Y%m%d%H%M%S", whole).ok()?;
     let time = time.to_zoned(TimeZone::UTC).ok()?.timestamp();
-    // What is finer than nanoseconds makes no difference.
+    // Digits beyond nanoseconds are ignored.
     let nanoseconds = format!("{:0<9}", fraction.get(..9).unwrap_or(fraction)).parse().ok()?;
     time.checked_add(SignedDuration::from_nanos(nanoseconds)).ok()
 }

@@ -1,4 +1,4 @@
-//! Whom to believe: authorities of certificates and of time, and transparency logs (`trusted_root.json`).
+//! Trusted roots (`trusted_root.json`): certificate authorities, timestamp authorities and transparency logs.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -9,13 +9,13 @@ use super::public_key::PublicKey;
 use crate::decode;
 use crate::oci::Digest;
 
-/// The longest file in bytes that is read; Sigstore's own has 7,000.
+/// The longest file in bytes; Sigstore's own has 7,000.
 const LIMIT: usize = 1024 * 1024;
-/// What the media types of all versions begin with.
+/// The common prefix of the media types of all versions.
 const FAMILY: &str = "application/vnd.dev.sigstore.trustedroot";
 
-/// What `cosign trusted-root create` writes and Sigstore gives out (sigstore/protobuf-specs,
-/// `sigstore_trustroot.proto`), read for verifying without asking anybody.
+/// A trusted root, as `cosign trusted-root create` writes and Sigstore publishes it (sigstore/protobuf-specs,
+/// `sigstore_trustroot.proto`). It allows offline verification.
 #[derive(Clone, Debug)]
 pub struct TrustedRoot {
     digest: Digest,
@@ -25,12 +25,11 @@ pub struct TrustedRoot {
     pub(super) timestamp_authorities: Vec<Authority>,
 }
 
-/// A log, of signatures or of certificates.
+/// A transparency log of signatures or of certificates.
 #[derive(Clone, Debug)]
 pub(super) struct Log {
     pub id: Vec<u8>,
-    /// None where it is of a kind that is not verified here: then nothing of this log counts, and that there is one still
-    /// does.
+    /// `None` for an unsupported kind of key: then no entry of this log is valid, but entries are still required.
     pub key: Option<PublicKey>,
     pub valid: Period,
 }
@@ -42,7 +41,7 @@ pub(super) struct Authority {
     pub valid: Period,
 }
 
-/// When something counts; an end that is open does.
+/// A period of validity. A missing start or end means unlimited.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct Period {
     start: Option<Timestamp>,
@@ -50,23 +49,25 @@ pub(super) struct Period {
 }
 
 impl Period {
-    /// Whether `time` is within, both ends included.
-    pub fn holds(&self, time: Timestamp) -> bool {
+    /// Whether `time` is in the period, start and end included.
+    pub fn contains(&self, time: Timestamp) -> bool {
         self.start.is_none_or(|start| start <= time) && self.end.is_none_or(|end| time <= end)
     }
 }
 
-/// Why bytes are not a trusted root.
+/// A file is not a valid trusted root.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum TrustedRootError {
-    /// Not the JSON, or too long.
-    #[error("it is no trusted_root.json of Sigstore: {0}")]
+    /// Invalid JSON, or too long.
+    #[error("it is not a trusted_root.json of Sigstore: {0}")]
     Malformed(String),
-    /// Nobody issues certificates by it.
-    #[error("it names no certificate authority, so it proves no identity")]
+    /// It has no certificate authority.
+    #[error("it has no certificate authority, so it cannot prove an identity")]
     NoAuthority,
-    /// Nobody says when something was signed by it.
-    #[error("it names neither a transparency log nor a timestamp authority, so nobody says when something was signed")]
+    /// It cannot prove times.
+    #[error(
+        "it has neither a transparency log nor a timestamp authority, so it cannot prove when something was signed"
+    )]
     NoTime,
 }
 

@@ -1,77 +1,48 @@
-//! Whether what is signed satisfies what is required.
+//! Decides whether signatures satisfy a requirement.
 
 use jiff::Timestamp;
 
 use super::certificate::Certificate;
-use super::dsse::{SIGN_PREDICATE, Statement};
+use super::dsse::SIGN_PREDICATE;
 use super::identity::Identity;
-use super::log::Entry;
 use super::public_key::PublicKey;
+use super::signed_content::{SignatureClaim, SignedContent};
 use super::simple::SimpleSignature;
 use super::trusted_root::TrustedRoot;
 use super::{Bundle, BundleError, timestamp};
 use crate::oci::{Digest, Hasher};
 
-/// A signature as it was found, not verified yet.
+/// A signature in its stored format, not verified yet.
 #[derive(Clone, Debug)]
 pub enum Signature {
     /// The JSON of a bundle.
     Bundle(Vec<u8>),
-    /// A layer of cosign 2.
+    /// A layer written by cosign 2.
     Simple(SimpleSignature),
 }
 
-/// A signature and where it was found, for people.
+/// A signature and where it was found.
 #[derive(Clone, Debug)]
 pub struct FoundSignature {
-    /// The digest of the manifest, or of the layer, that holds it.
+    /// The digest of the manifest or layer that contains it, for messages.
     pub at: Digest,
-    /// What was found there.
+    /// The signature.
     pub signature: Signature,
 }
 
-/// A signature with what was signed, whatever form it came in.
-#[derive(Clone, Debug)]
-pub struct Signed {
-    /// The bytes that were signed.
-    pub(super) message: Vec<u8>,
-    /// Of an envelope, the payload in it.
-    pub(super) payload: Option<Vec<u8>>,
-    pub(super) signature: Vec<u8>,
-    pub(super) claim: SignatureClaim,
-    /// The DER of the certificate of the key that signed.
-    pub(super) certificate: Option<Vec<u8>>,
-    /// Those between it and an authority, as far as they came along.
-    pub(super) intermediates: Vec<Vec<u8>>,
-    pub(super) entries: Vec<Entry>,
-    /// DER of responses of a timestamp authority (RFC 3161).
-    pub(super) timestamps: Vec<Vec<u8>>,
-}
-
-/// What a signature says.
-#[derive(Clone, Debug)]
-pub(super) enum SignatureClaim {
-    /// An in-toto statement.
-    Statement(Statement),
-    /// That the image of this digest is meant.
-    Image(Digest),
-    /// Nothing beyond the file itself.
-    Blob,
-}
-
-/// What at least one signature has to satisfy: any of the keys, or any of the identities.
+/// A requirement that at least one signature must satisfy: it was made with one of the keys or by one of the identities.
 #[derive(Clone, Debug, Default)]
 pub struct Requirement {
     /// The keys that may have signed.
     pub keys: Vec<PublicKey>,
     /// The identities that may have signed; their certificates are verified against `trust`.
     pub identities: Vec<Identity>,
-    /// Whom to believe about certificates and times. Without it no identity counts.
+    /// The trusted authorities and logs. Without it no identity is accepted.
     pub trust: Option<TrustedRoot>,
 }
 
 impl Requirement {
-    /// A digest of all that it asks for: two of the same ask for the same.
+    /// A digest of the requirement: equal requirements have equal fingerprints.
     pub fn fingerprint(&self) -> Digest {
         let mut hasher = Hasher::sha256();
         let mut part = |bytes: &[u8]| {
@@ -90,21 +61,21 @@ impl Requirement {
         hasher.finish()
     }
 
-    /// Whether one of `found` says, by somebody who may, that the image of `digest` is signed. The error says for people
-    /// what is wrong with each, in their order.
-    pub fn image(&self, digest: &Digest, found: &[FoundSignature]) -> Result<(), String> {
+    /// Checks that one of `found` is a valid signature of the image `digest`. The error says what is wrong with each, in
+    /// their order.
+    pub fn verify_image(&self, digest: &Digest, found: &[FoundSignature]) -> Result<(), String> {
         let mut evaluation = Evaluation::of(self);
         found.iter().for_each(|found| evaluation.add(digest, found));
         evaluation.result()
     }
 
-    /// Whether `bundle` signs the file `content` by somebody who may.
-    pub fn blob(&self, content: &[u8], bundle: &[u8]) -> Result<(), String> {
+    /// Checks that `bundle` is a valid signature of the file `content`.
+    pub fn verify_blob(&self, content: &[u8], bundle: &[u8]) -> Result<(), String> {
         let bundle = Bundle::parse(bundle).map_err(|error| error.to_string())?;
-        self.signer(&bundle.signed(Some(content)).map_err(|error| error.to_string())?)
+        self.check_signer(&bundle.signed(Some(content)).map_err(|error| error.to_string())?)
     }
 
-    fn one(&self, digest: &Digest, signature: Signature) -> Result<(), String> {
+    fn check(&self, digest: &Digest, signature: Signature) -> Result<(), String> {
         let signed = match signature {
             Signature::Bundle(json) => Bundle::parse(&json)
                 .and_then(|bundle| bundle.signed(None))
@@ -114,20 +85,20 @@ impl Requirement {
         match &signed.claim {
             SignatureClaim::Statement(statement) if statement.predicate_type != SIGN_PREDICATE => {
                 let kind: String = statement.predicate_type.chars().take(100).collect();
-                return Err(format!("it attests `{kind}` and signs nothing"));
+                return Err(format!("it is an attestation of type `{kind}`, not a signature"));
             }
             SignatureClaim::Statement(statement) if !statement.is_about(digest) => {
-                return Err("it is about another digest".to_owned());
+                return Err("it is for another digest".to_owned());
             }
-            SignatureClaim::Image(claimed) if claimed != digest => return Err("it is about another digest".to_owned()),
+            SignatureClaim::Image(claimed) if claimed != digest => return Err("it is for another digest".to_owned()),
             SignatureClaim::Blob => return Err(BundleError::File.to_string()),
             SignatureClaim::Statement(_) | SignatureClaim::Image(_) => {}
         }
-        self.signer(&signed)
+        self.check_signer(&signed)
     }
 
-    /// Whether one of those who may have signed did.
-    fn signer(&self, signed: &Signed) -> Result<(), String> {
+    /// Checks that a key or an identity of the requirement signed the content.
+    fn check_signer(&self, signed: &SignedContent) -> Result<(), String> {
         if self
             .keys
             .iter()
@@ -135,74 +106,76 @@ impl Requirement {
         {
             return Ok(());
         }
-        let by_key = match self.keys.as_slice() {
+        let key_reason = match self.keys.as_slice() {
             [] => None,
-            [key] => Some(format!("it is not by the {} key {}", key.kind(), key.short())),
-            keys => Some(format!("it is by none of the {} keys", keys.len())),
+            [key] => Some(format!("it was not made with the {} key {}", key.kind(), key.short())),
+            keys => Some(format!("it was not made with any of the {} keys", keys.len())),
         };
         if self.identities.is_empty() {
-            return Err(by_key.unwrap_or_else(|| "nobody may have made it: no key and no identity is named".to_owned()));
+            return Err(key_reason.unwrap_or_else(|| "the requirement has no key and no identity".to_owned()));
         }
-        let by_identity = match (&signed.certificate, &self.trust) {
-            (None, _) => "it was made by a key and not by an identity".to_owned(),
-            (Some(_), None) => "there is no trusted root to verify its certificate by".to_owned(),
-            (Some(certificate), Some(trust)) => match self.identity(signed, certificate, trust) {
+        let identity_reason = match (&signed.certificate, &self.trust) {
+            (None, _) => "it was made with a key and not by an identity".to_owned(),
+            (Some(_), None) => "there is no trusted root to verify its certificate".to_owned(),
+            (Some(certificate), Some(trust)) => match self.check_identity(signed, certificate, trust) {
                 Ok(()) => return Ok(()),
                 Err(reason) => reason,
             },
         };
-        match by_key {
-            // A signature with a certificate was never meant to be by the key.
-            Some(by_key) if signed.certificate.is_none() => Err(by_key),
-            _ => Err(by_identity),
+        match key_reason {
+            // A signature with a certificate was made by an identity.
+            Some(reason) if signed.certificate.is_none() => Err(reason),
+            _ => Err(identity_reason),
         }
     }
 
-    /// Whether a certificate of one of the identities was valid when the signature was made, by what others say of the
-    /// time: the clock of who signs proves nothing.
-    fn identity(&self, signed: &Signed, certificate: &[u8], trust: &TrustedRoot) -> Result<(), String> {
+    /// Checks that a certificate of one of the identities was valid when the signature was made. The time must be proven by
+    /// a log or a timestamp authority, because the signer's clock proves nothing.
+    fn check_identity(&self, signed: &SignedContent, certificate: &[u8], trust: &TrustedRoot) -> Result<(), String> {
         let certificate = Certificate::read(certificate)?;
         if !certificate.key.verifies(&signed.message, &signed.signature) {
-            return Err("it does not fit what it is said to sign, or its certificate is another's".to_owned());
+            return Err("it does not match the signed content or its certificate".to_owned());
         }
-        if !self.identities.iter().any(|identity| identity.fits(&certificate)) {
-            return Err(format!("it is by {certificate}, who is none of the identities"));
+        if !self.identities.iter().any(|identity| identity.matches(&certificate)) {
+            return Err(format!(
+                "it was made by {certificate}, which is not one of the identities"
+            ));
         }
         let mut times: Vec<Timestamp> = Vec::new();
-        let mut doubts = Vec::new();
+        let mut timestamp_reasons = Vec::new();
         for token in &signed.timestamps {
             match timestamp::verify(token, &signed.signature, trust) {
                 Ok(time) => times.push(time),
-                Err(doubt) => doubts.push(doubt),
+                Err(reason) => timestamp_reasons.push(reason),
             }
         }
-        let stamped = times.clone();
+        let timestamps = times.clone();
         let mut logged = false;
-        // Why no entry counts is told before why no timestamp does.
-        let mut refused = Vec::new();
+        // The reasons of log entries come before those of timestamps.
+        let mut reasons = Vec::new();
         for entry in &signed.entries {
-            match entry.verify(signed, &certificate, trust, &stamped) {
+            match entry.verify(signed, &certificate, trust, &timestamps) {
                 Ok(time) => {
                     logged = true;
                     times.extend(time);
                 }
-                Err(doubt) => refused.push(doubt),
+                Err(reason) => reasons.push(reason),
             }
         }
         if !trust.logs.is_empty() && !logged {
-            return Err(refused
+            return Err(reasons
                 .into_iter()
                 .next()
-                .unwrap_or_else(|| "it is in no transparency log, and the trusted root has one".to_owned()));
+                .unwrap_or_else(|| "it is not in a transparency log of the trusted root".to_owned()));
         }
-        refused.append(&mut doubts);
+        reasons.append(&mut timestamp_reasons);
         if times.is_empty() {
-            let doubt = refused.into_iter().next();
-            return Err(doubt.unwrap_or_else(|| {
-                "nobody says when it was made: it has neither a log entry with a time nor a timestamp".to_owned()
+            let reason = reasons.into_iter().next();
+            return Err(reason.unwrap_or_else(|| {
+                "its time is not proven: it has neither a log entry with a time nor a timestamp".to_owned()
             }));
         }
-        // Each of them, for the least of several proofs must not be chosen by who signs.
+        // The certificate must be valid at each time, because the signer could add a proof of a wrong time.
         for time in times {
             certificate.verify(&signed.intermediates, trust, time)?;
         }
@@ -210,17 +183,17 @@ impl Requirement {
     }
 }
 
-/// What is known of a requirement while signatures are found one by one, none of which is kept.
+/// Evaluates a requirement while signatures are found one after the other. It keeps none of them.
 pub struct Evaluation<'r> {
     requirement: &'r Requirement,
     satisfied: bool,
-    /// What is wrong with the first ones.
+    /// What is wrong with the first refused signatures.
     reasons: Vec<String>,
     refused: usize,
 }
 
 impl<'r> Evaluation<'r> {
-    /// Of `requirement`, before any signature was found.
+    /// An evaluation of `requirement` without any signature.
     pub fn of(requirement: &'r Requirement) -> Self {
         Self {
             requirement,
@@ -230,12 +203,12 @@ impl<'r> Evaluation<'r> {
         }
     }
 
-    /// Takes a signature of the image of `digest` into account.
+    /// Evaluates a signature of the image `digest`.
     pub fn add(&mut self, digest: &Digest, found: &FoundSignature) {
         if self.satisfied {
             return;
         }
-        match self.requirement.one(digest, found.signature.clone()) {
+        match self.requirement.check(digest, found.signature.clone()) {
             Ok(()) => self.satisfied = true,
             Err(reason) => {
                 self.refused += 1;
@@ -252,7 +225,7 @@ impl<'r> Evaluation<'r> {
         self.satisfied
     }
 
-    /// Whether a signature satisfied it; the error says for people what is wrong with those that were found.
+    /// Whether a signature satisfied it; the error says what is wrong with those that were found.
     pub fn result(self) -> Result<(), String> {
         match self.refused - self.reasons.len() {
             _ if self.satisfied => Ok(()),
@@ -263,5 +236,5 @@ impl<'r> Evaluation<'r> {
     }
 }
 
-/// Signatures whose faults are told one by one.
+/// The number of signatures whose errors are listed.
 const SHOWN: usize = 4;

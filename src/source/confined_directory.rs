@@ -46,6 +46,17 @@ impl ConfinedDirectory {
         }
     }
 
+    /// The same directory, for another thread.
+    pub fn try_clone(&self) -> Result<Self, UnreadableReason> {
+        match self.root.try_clone() {
+            Ok(root) => Ok(Self::new(self.path.clone(), root)),
+            Err(error) => Err(UnreadableReason::new(format!(
+                "{} cannot be opened again: {error}",
+                self.path.display()
+            ))),
+        }
+    }
+
     /// The regular file at `name` and its length in bytes. A leading `/` or `./` means this directory, as
     /// in a tar.
     pub fn file(&mut self, name: &[u8]) -> Result<(File, u64), UnreadableReason> {

@@ -18,9 +18,9 @@
 //! # Reading files
 //!
 //! Files are read by a separate thread that requests large files from the disk 16 MiB ahead; the kernel's own window of
-//! 128 KiB does not saturate a fast disk. Most files are small: a second thread opens the next 32 files of a layer and
-//! requests all of them while the first thread reads and checks the previous ones. The chunk buffers belong to the
-//! process, not to a layer, and are reused.
+//! 128 KiB does not saturate a fast disk. Most files are small: four threads look up and open the next files of a layer in
+//! parallel, 16 at a time, and request them, while the first thread reads and checks the previous ones. The chunk buffers
+//! belong to the process, not to a layer, and are reused.
 //!
 //! # Repeated reads
 //!
@@ -37,6 +37,7 @@ mod image_change;
 mod read_ahead;
 mod reconnection;
 mod registry;
+mod repository;
 mod reread;
 mod unreadable;
 
@@ -51,11 +52,12 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Reservation;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
-use crate::registry::{Credentials, Repository};
+use crate::registry::Credentials;
 
 pub(crate) use confined_directory::ConfinedDirectory;
 pub use image_change::ImageChange;
 pub use registry::RegistrySource;
+pub use repository::RepositoryReader;
 pub(crate) use reread::Rereads;
 
 /// The content of a blob. An error ends it. An end before the announced size is an error too.
@@ -250,20 +252,6 @@ pub trait ImageSource: Send + Sync {
         Ok(false)
     }
 
-    /// The referrers of the manifest `subject` in the repository of `reference`, as the source lists them, unverified. Empty for
-    /// sources without referrers, such as engines.
-    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let _ = (reference, subject);
-        Ok(Vec::new())
-    }
-
-    /// The digest of `tag` in the repository of `reference`, as the source says, unverified. `None` for sources without
-    /// referrers.
-    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
-        let _ = (reference, tag);
-        Ok(None)
-    }
-
     /// Finds the referrer that has the tag or digest `identifier` in the repository of `reference`, with every manifest
     /// that it lists, for [`ImageSource::deliver`]; `None` if it or one of these does not exist.
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
@@ -271,8 +259,8 @@ pub trait ImageSource: Send + Sync {
         Ok(None)
     }
 
-    /// The repository of the image and its referrers, such as signatures; an engine has none.
-    fn repository(&self, reference: &Reference) -> Option<Repository> {
+    /// The repository that holds the image and its referrers, such as signatures; an engine has none.
+    fn repository(&self, reference: &Reference) -> Option<Box<dyn RepositoryReader>> {
         let _ = reference;
         None
     }

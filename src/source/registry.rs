@@ -9,10 +9,12 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::reread::Rereads;
-use super::{Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, Resolved, may_mean_deleted};
+use super::{
+    Blob, BlobSink, Delivery, Form, Identity, ImageSource, Method, RepositoryReader, Resolved, may_mean_deleted,
+};
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Digest, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
+use crate::oci::{Descriptor, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
 use crate::registry::{Registry, Repository};
 
 pub(super) use self::lookup::children_first;
@@ -98,20 +100,6 @@ impl ImageSource for RegistrySource {
         exists.map_err(|error| error.into_read_fault(&lookup.name))
     }
 
-    async fn referrers(&self, reference: &Reference, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let lookup = self.lookup(reference);
-        let listed = lookup.repository.referrers(subject).await;
-        listed.map_err(|error| error.into_read_fault(&lookup.name))
-    }
-
-    async fn tag_digest(&self, reference: &Reference, tag: &str) -> Result<Option<Digest>, Fault> {
-        let lookup = self.lookup(reference);
-        let found = lookup.repository.head_manifest(tag).await;
-        let found = lookup.repository.absent_if_refused(tag, found).await;
-        let found = found.map_err(|error| error.into_read_fault(&lookup.name))?;
-        Ok(found.map(|descriptor| descriptor.digest))
-    }
-
     async fn referrer(&self, reference: &Reference, identifier: &str) -> Result<Option<Resolved>, Fault> {
         let lookup = self.lookup(reference);
         let Some(root) = lookup.document(identifier).await? else {
@@ -134,8 +122,8 @@ impl ImageSource for RegistrySource {
         }))
     }
 
-    fn repository(&self, reference: &Reference) -> Option<Repository> {
-        Some(self.registry.repository(reference.repository()))
+    fn repository(&self, reference: &Reference) -> Option<Box<dyn RepositoryReader>> {
+        Some(Box::new(self.registry.repository(reference.repository())))
     }
 }
 

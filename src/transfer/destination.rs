@@ -1,4 +1,4 @@
-//! Where images go: one repository of a registry, or of an OCI layout in a directory.
+//! Destinations of images: a repository in a registry, or in an OCI layout in a directory.
 
 use std::path::Path;
 
@@ -8,59 +8,45 @@ use futures::stream::{self, StreamExt as _};
 
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::source::{ByteStream, PushTarget};
+use crate::source::{ByteStream, PushTarget, RepositoryReader};
 
-/// The manifests of a listing of referrers that are read.
+/// The most manifests of a listing of referrers that are read.
 const READ_REFERRERS: usize = 256;
 
-/// A blob on its way in.
+/// A blob to upload.
 pub struct Upload<'a> {
-    /// The digest that the content must have. Without one the content is committed under the one it has.
+    /// The digest that the content must have. If `None`, the content is stored under its own digest.
     pub digest: Option<Digest>,
-    /// The length that the content must have in bytes, when it is known.
+    /// The length in bytes that the content must have, if known.
     pub size: Option<u64>,
     /// The content.
     pub bytes: ByteStream<'a>,
 }
 
-/// One repository that takes blobs and manifests.
+/// A repository to which blobs and manifests are written.
 #[async_trait]
-pub trait Destination: Send + Sync {
-    /// `host/repository` or `oci:directory`, for messages.
-    fn name(&self) -> String;
-
+pub trait Destination: RepositoryReader {
     /// The repository within the registry.
     fn repository(&self) -> &str;
 
-    /// The digest that stands under a tag or digest, by HEAD.
-    async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault>;
-
-    /// The manifest or index that stands under a tag or digest.
-    async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
-
-    /// Whether a package stands under `tag`. What cannot be read as a manifest is none.
+    /// Whether `tag` names a package. Something that is not a valid manifest is not a package.
     async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
         Ok(self.document(tag).await?.is_some_and(|document| document.is_package()))
     }
 
-    /// The content of a small blob, at most `limit` bytes long; its digest is verified.
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
-
-    /// The content of a blob of any size, if this repository holds it. Whoever takes it verifies it.
+    /// The content of a blob of any size, if this repository contains it. The caller verifies it.
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault>;
 
-    /// The size in bytes of a blob, if this repository holds it.
+    /// The size in bytes of a blob, if this repository contains it.
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault>;
 
-    /// Makes a blob of another repository of the same registry stand in this one too, without moving bytes.
-    /// False when the registry would not.
+    /// Mounts a blob from another repository of the same registry, without moving bytes. False if the registry refuses.
     async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault>;
 
-    /// Stores a blob and returns the digest and size in bytes of what was stored. It becomes visible only
-    /// when whole and verified.
+    /// Stores a blob and returns its digest and its size in bytes. It becomes visible only when it is complete and verified.
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault>;
 
-    /// Stores `content`, whose digest is `digest`, unless it stands here; gives the bytes that were sent.
+    /// Stores `content`, whose digest is `digest`, unless it exists. Returns the number of bytes that were sent.
     async fn keep(&self, digest: &Digest, content: Bytes) -> Result<u64, Fault> {
         if self.holds(digest).await?.is_some() {
             return Ok(0);
@@ -73,37 +59,32 @@ pub trait Destination: Send + Sync {
         Ok(stored.await?.1)
     }
 
-    /// Stores a manifest or index, under `tag` if one is given, else under its digest only.
+    /// Stores a manifest or index, under `tag` if there is one, else only under its digest.
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault>;
 
-    /// The manifests that name `subject` as their subject (OCI distribution specification 1.1, "Listing Referrers"):
-    /// descriptors, mostly with the artifact's type and annotations. Empty when there are none. What is listed need
-    /// not be what it says: whoever reads it looks at its own subject.
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault>;
-
-    /// What the manifests of `listed`, entries of [`Destination::referrers`] of `subject`, say of themselves, as far as they
-    /// are here and refer to it. A bounded number is read, the first ones.
+    /// Reads the manifests of `listed`, entries of [`RepositoryReader::referrers`] of `subject`, and returns the descriptors of
+    /// those that exist and refer to `subject`. Only the first ones are read, up to a limit.
     async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
         let mut read = Vec::new();
         for entry in listed.iter().take(READ_REFERRERS) {
             let document = self.document(entry.digest.as_str()).await?;
-            let about = |document: &Document| document.subject().is_some_and(|own| own.digest == *subject);
-            read.extend(document.filter(about).and_then(|document| document.as_referrer()));
+            let refers = |document: &Document| document.subject().is_some_and(|own| own.digest == *subject);
+            read.extend(document.filter(refers).and_then(|document| document.as_referrer()));
         }
         Ok(read)
     }
 
-    /// Stores a manifest that has a subject, under its digest, so that [`Destination::referrers`] and other tools find
-    /// it by its subject. Its blobs are there already; its subject may come later. Of what is found already nothing is
-    /// written: that costs a small GET, and without the registry's referrers API a HEAD. Others' referrers stay.
+    /// Stores a manifest that has a subject, under its digest, so that [`RepositoryReader::referrers`] and other tools find
+    /// it by its subject. Its blobs must exist; its subject may be stored later. Nothing is written if it is listed already:
+    /// that costs a small GET request, and a HEAD request if the registry has no referrers API. Other referrers are kept.
     async fn attach(&self, referrer: &Document) -> Result<(), Fault>;
 
-    /// The folder of an OCI layout, where this is one.
+    /// The directory of an OCI layout; `None` for a registry.
     fn directory(&self) -> Option<&Path> {
         None
     }
 
-    /// Where an engine may push an image under `tag` by itself; `None` where only this process writes.
+    /// The target to which an engine may push an image under `tag`; `None` if only this process may write.
     fn push_target(&self, tag: &str) -> Option<PushTarget> {
         let _ = tag;
         None

@@ -1,4 +1,4 @@
-//! The transfer of one image: find it, see what stands already, move what is missing, publish.
+//! The transfer of one image: resolve it, compare it with the destination, copy the missing blobs, publish it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::previous_image::PreviousImage;
 use super::progress::Progress;
 use super::referrers::Referrers;
 use super::sink::DestinationSink;
-use super::tags::{Tags, of_package};
+use super::tags::{Tags, owned_by_package};
 use crate::budget::{IMAGES, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
@@ -19,83 +19,83 @@ use crate::oci::{
 };
 use crate::source::{Identity, ImageSource, Method, Resolved, may_mean_deleted};
 
-/// Foreign layers that are named where some are left out.
+/// The number of omitted foreign layers that a message lists.
 const NAMED_LAYERS: usize = 4;
 
-/// One image on its way. Dropping the future of [`Transfer::run`] stops it at once; nothing is visible under
-/// a tag before all that it refers to is there.
+/// The transfer of one image. Dropping the future of [`Transfer::run`] stops it immediately. A tag is written only after
+/// everything that it refers to.
 pub struct Transfer {
-    /// Where the image is read.
+    /// The source of the image.
     pub source: Arc<dyn ImageSource>,
-    /// What is read there.
+    /// The image's reference at the source.
     pub reference: Reference,
-    /// The platforms to take; empty means all.
+    /// The platforms to copy; empty means all.
     pub platforms: Vec<Platform>,
-    /// The repository that it is brought to.
+    /// The repository to which it is copied.
     pub destination: Arc<dyn Destination>,
-    /// The tags, or the digest, that it gets there.
+    /// Its tags, or its digest, in the destination.
     pub location: Location,
-    /// How layers are stored that have no compressed form.
+    /// The compression of layers that the source has uncompressed.
     pub compression: Compression,
-    /// Whether what refers to the image travels along.
+    /// Whether referrers of the image are copied.
     pub referrers: ReferrersPolicy,
-    /// Written while it runs.
+    /// Updated while the transfer runs.
     pub progress: Arc<Progress>,
-    /// What the transfers to the destination's registry know of each other.
+    /// Blobs that are known to be in the destination's registry, shared by its transfers.
     pub known: Arc<KnownBlobs>,
 }
 
-/// What a transfer came to.
+/// The result of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// The digest of the manifest or index in the destination.
     pub digest: Digest,
-    /// What the source calls the image.
+    /// The digest of the image at the source.
     pub source_digest: Digest,
-    /// Bytes of all its distinct blobs and manifests.
+    /// The total size in bytes of its distinct blobs and manifests.
     pub size: u64,
-    /// How the bytes came.
+    /// The method by which the bytes were read.
     pub method: Method,
-    /// Why a better way was not taken, or not for all of it, and which foreign layers were left out.
+    /// Why a better method was not used, or only for a part, and which foreign layers were omitted.
     pub method_message: Option<String>,
-    /// Whether a manifest was written; else all of it stood there before.
+    /// Whether a manifest was written; if not, the image existed before.
     pub published: bool,
-    /// Blobs that were sent.
+    /// The number of blobs that were sent.
     pub moved_blobs: u64,
     /// Bytes that were read for them.
     pub moved_bytes: u64,
-    /// Manifests that were written of those that refer to the image: signatures, attestations, SBOMs.
+    /// The number of referrers that were written: signatures, attestations, SBOMs.
     pub referrers: usize,
-    /// The plain tag that the image did not get.
+    /// The plain tag that was not written.
     pub omitted_tag: Option<OmittedTag>,
-    /// Every manifest of the image, children before the index that lists them, the root last.
+    /// All manifests of the image, children before the index that lists them, the root last.
     pub documents: Vec<Document>,
 }
 
-/// What stands in the destination under the image's names.
+/// The state of the destination under the image's names.
 #[derive(Clone, Debug)]
 pub enum DestinationState {
-    /// The image itself, under every name, with what refers to it: nothing is to be done.
+    /// The image has every name, and its referrers exist: there is nothing to do.
     Current(Outcome),
-    /// Something else, or nothing, under at least one name, or what refers to it is not all there.
+    /// At least one name has another content or none, or a referrer is missing.
     Differs(Box<Resolved>),
 }
 
-/// What a transfer would move.
+/// An estimate of what a transfer would move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Estimate {
-    /// Whether all of it stands already.
+    /// Whether everything exists already.
     pub current: bool,
-    /// Bytes that would move: exact for an image whose manifest is known, else at most.
+    /// Bytes that would move: exact if the image's manifest is known, else an upper limit.
     pub bytes: u64,
-    /// Blobs that would move, when they are known.
+    /// Blobs that would move, if known.
     pub blobs: Option<u64>,
-    /// What the source calls the image.
+    /// The digest of the image at the source.
     pub source_digest: Digest,
 }
 
 impl Transfer {
-    /// Finds the image and compares it with what stands, by HEADs and small GETs; nothing is written.
+    /// Resolves the image and compares it with the destination, by HEAD and small GET requests. Nothing is written.
     pub async fn check(&self) -> Result<DestinationState, Fault> {
         let resolved = self.source.resolve(&self.reference, &self.platforms).await?;
         match self.compare(&resolved).await? {
@@ -104,15 +104,15 @@ impl Transfer {
         }
     }
 
-    /// Brings the image.
+    /// Copies the image.
     pub async fn run(&self) -> Result<Outcome, Fault> {
         match self.check().await? {
             DestinationState::Current(outcome) => Ok(outcome),
-            DestinationState::Differs(resolved) => self.bring(&resolved).await,
+            DestinationState::Differs(resolved) => self.copy(&resolved).await,
         }
     }
 
-    /// Says what [`Transfer::run`] would move; nothing is written.
+    /// Estimates what [`Transfer::run`] would move. Nothing is written.
     pub async fn estimate(&self) -> Result<Estimate, Fault> {
         let resolved = match self.check().await? {
             DestinationState::Current(outcome) => {
@@ -155,10 +155,10 @@ impl Transfer {
         })
     }
 
-    /// Moves what [`Transfer::check`] found to differ. Where the tag moves meanwhile and what it named is deleted, the image
-    /// is resolved once more, and what it is then is moved.
-    pub async fn bring(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
-        let fault = match self.bring_resolved(resolved).await {
+    /// Copies an image that [`Transfer::check`] found to differ. If the tag moves in the meantime and the resolved image is
+    /// deleted, the tag is resolved again and the new image is copied.
+    pub async fn copy(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
+        let fault = match self.copy_resolved(resolved).await {
             Err(fault) if may_mean_deleted(&fault) && self.reference.digest().is_none() => fault,
             done => return done,
         };
@@ -166,26 +166,26 @@ impl Transfer {
         if again.identity == resolved.identity {
             return Err(fault);
         }
-        tracing::info!(image = %self.reference, from = %resolved.identity.digest(), to = %again.identity.digest(), %fault, "the tag was moved during the transfer, which begins anew");
+        tracing::info!(image = %self.reference, from = %resolved.identity.digest(), to = %again.identity.digest(), %fault, "the tag was moved during the transfer, which starts again");
         self.progress.restart();
-        self.bring_resolved(&again).await
+        self.copy_resolved(&again).await
     }
 
-    async fn bring_resolved(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
+    async fn copy_resolved(&self, resolved: &Resolved) -> Result<Outcome, Fault> {
         let sink = DestinationSink {
             destination: Arc::clone(&self.destination),
             location: self.location.clone(),
             compression: self.compression,
             progress: Arc::clone(&self.progress),
             known: Arc::clone(&self.known),
-            predecessor: PreviousImage::default(),
+            previous_image: PreviousImage::default(),
             moved_blobs: 0.into(),
         };
-        // The image may stand, and what refers to it not.
+        // The image may exist without its referrers.
         if self.referrers == ReferrersPolicy::Copy
             && let Some(outcome) = self.compare(resolved).await?
         {
-            let referrers = self.bring_referrers(&outcome.documents, &sink).await?;
+            let referrers = self.copy_referrers(&outcome.documents, &sink).await?;
             return Ok(Outcome {
                 referrers,
                 moved_blobs: sink.moved_blobs.load(Ordering::Relaxed),
@@ -193,19 +193,19 @@ impl Transfer {
                 ..outcome
             });
         }
-        self.progress.expect(resolved.size.unwrap_or_default());
+        self.progress.set_total(resolved.size.unwrap_or_default());
         let delivered = self.source.deliver(resolved, &sink).await?;
         let Some((root, children)) = delivered.documents.split_last() else {
             return Err(Fault::retryable(
                 Reason::SourceFailed,
-                format!("{} came without a manifest", self.reference),
+                format!("the source delivered {} without a manifest", self.reference),
             ));
         };
         if let Some(digest) = self.location.digest.as_ref().filter(|digest| *digest != root.digest()) {
             return Err(Fault::stalled(
                 Reason::DigestMismatch,
                 format!(
-                    "{} asks for {digest} but the manifest is {}; a docker engine without the containerd image store keeps no manifest, so name its images by tag",
+                    "{} requests {digest} but the manifest is {}; a docker engine without the containerd image store keeps no manifest, so name its images by tag",
                     self.reference,
                     root.digest()
                 ),
@@ -214,18 +214,18 @@ impl Transfer {
         for child in children {
             self.destination.publish(child, None).await?;
         }
-        // Before the tag: whoever finds the image by it finds its signatures too.
-        let referrers = self.bring_referrers(&delivered.documents, &sink).await?;
+        // Before the tag, so that a reader who finds the image also finds its signatures.
+        let referrers = self.copy_referrers(&delivered.documents, &sink).await?;
         if self.location.tags.is_empty() {
             self.destination.publish(root, None).await?;
         }
         let omitted_tag = self.tags().write(root).await?;
         let absent = self.absent_layers(&delivered.documents).await?;
-        let left = left_out(&absent);
-        if let Some(left) = &left {
-            tracing::warn!(image = %self.reference, "{left}");
+        let omitted = omitted_layers(&absent);
+        if let Some(omitted) = &omitted {
+            tracing::warn!(image = %self.reference, "{omitted}");
         }
-        let reasons: Vec<String> = delivered.method_message.into_iter().chain(left).collect();
+        let reasons: Vec<String> = delivered.method_message.into_iter().chain(omitted).collect();
         Ok(Outcome {
             digest: root.digest().clone(),
             source_digest: resolved.identity.digest().clone(),
@@ -256,15 +256,15 @@ impl Transfer {
         }
     }
 
-    async fn bring_referrers(&self, documents: &[Document], sink: &DestinationSink) -> Result<usize, Fault> {
+    async fn copy_referrers(&self, documents: &[Document], sink: &DestinationSink) -> Result<usize, Fault> {
         match self.referrers {
             ReferrersPolicy::Copy => self.referrers().copy(documents, sink).await,
             ReferrersPolicy::Ignore => Ok(0),
         }
     }
 
-    /// Whether something came to refer to an image that stands: to its root, or where some of its platforms were chosen
-    /// and the root is ours, to these.
+    /// Whether the destination lacks referrers of an existing image: of its root, and of its platforms if these were selected
+    /// and the root was therefore generated.
     async fn lacks_referrers(&self, resolved: &Resolved) -> Result<bool, Fault> {
         if self.referrers == ReferrersPolicy::Ignore {
             return Ok(false);
@@ -274,33 +274,33 @@ impl Transfer {
             Some(root) if resolved.platforms.is_empty() || root.index().is_none() => documents.len() - 1,
             _ => 0,
         };
-        self.referrers().lack(&documents[first..]).await
+        self.referrers().are_missing(&documents[first..]).await
     }
 
-    /// The image, if it stands under every name that no package has.
+    /// The result for an image that has every name already, except plain tags that name packages.
     ///
     /// # Errors
-    /// [`Fault::conflict`] when a package has its first name.
+    /// [`Fault::conflict`] if its first name is a package.
     async fn compare(&self, resolved: &Resolved) -> Result<Option<Outcome>, Fault> {
-        let (standing, read) = match self.standing(resolved).await? {
-            First::Image(standing, read) => (standing, read.map(|read| *read)),
-            First::Other => {
+        let (existing, read) = match self.first_name(resolved).await? {
+            FirstName::Image(existing, read) => (existing, read.map(|read| *read)),
+            FirstName::Other => {
                 self.tags().check_first().await?;
                 return Ok(None);
             }
-            First::Nothing => return Ok(None),
+            FirstName::Absent => return Ok(None),
         };
         let mut omitted_tag = self.location.omitted_tag.clone();
         if let Some(tag) = self.location.plain_tag() {
             match self.destination.digest_of(tag).await? {
-                Some(digest) if digest == standing => {}
-                Some(_) if self.destination.holds_package(tag).await? => omitted_tag = Some(of_package(tag)),
+                Some(digest) if digest == existing => {}
+                Some(_) if self.destination.holds_package(tag).await? => omitted_tag = Some(owned_by_package(tag)),
                 _ => return Ok(None),
             }
         }
         let documents = match read {
             Some(document) => vec![document],
-            None if resolved.documents.is_empty() => self.documents(&standing).await?,
+            None if resolved.documents.is_empty() => self.documents(&existing).await?,
             None => resolved.documents.clone(),
         };
         let absent = self.absent_layers(&documents).await?;
@@ -309,16 +309,16 @@ impl Transfer {
                 return Ok(None);
             }
         }
-        // A process that was just started knows of nothing; what stands need not be sent again for another image.
+        // After a restart no blob is known; these need not be sent again for another image.
         for blob in distinct_blobs(&documents) {
-            self.known.saw(&blob.digest, self.destination.repository());
+            self.known.record(&blob.digest, self.destination.repository());
         }
         Ok(Some(Outcome {
-            digest: standing,
+            digest: existing,
             source_digest: resolved.identity.digest().clone(),
             size: size_of(&documents, &absent),
             method: Method::Unchanged,
-            method_message: left_out(&absent),
+            method_message: omitted_layers(&absent),
             published: false,
             referrers: 0,
             omitted_tag,
@@ -328,7 +328,7 @@ impl Transfer {
         }))
     }
 
-    /// The foreign layers of `documents` that the destination does not hold: a HEAD for each.
+    /// The foreign layers of `documents` that the destination lacks: a HEAD request for each.
     async fn absent_layers(&self, documents: &[Document]) -> Result<Vec<Descriptor>, Fault> {
         let mut absent = Vec::new();
         for layer in distinct_foreign_layers(documents) {
@@ -339,34 +339,34 @@ impl Transfer {
         Ok(absent)
     }
 
-    /// What stands under the first name.
-    async fn standing(&self, resolved: &Resolved) -> Result<First, Fault> {
+    /// The state of the image's first name.
+    async fn first_name(&self, resolved: &Resolved) -> Result<FirstName, Fault> {
         let first = match (&self.location.digest, self.location.tags.first()) {
             (Some(digest), _) => digest.as_str(),
             (None, Some(tag)) => tag,
-            (None, None) => return Ok(First::Nothing),
+            (None, None) => return Ok(FirstName::Absent),
         };
         Ok(match &resolved.identity {
             Identity::Manifest(digest) => match self.destination.digest_of(first).await? {
-                Some(standing) if standing == *digest => First::Image(standing, None),
-                Some(_) => First::Other,
-                None => First::Nothing,
+                Some(existing) if existing == *digest => FirstName::Image(existing, None),
+                Some(_) => FirstName::Other,
+                None => FirstName::Absent,
             },
             Identity::Config { image_id, diff_ids } => match self.destination.document(first).await? {
                 Some(document) if self.is_image(&document, image_id, diff_ids) => {
-                    First::Image(document.digest().clone(), Some(Box::new(document)))
+                    FirstName::Image(document.digest().clone(), Some(Box::new(document)))
                 }
-                Some(_) => First::Other,
-                None => First::Nothing,
+                Some(_) => FirstName::Other,
+                None => FirstName::Absent,
             },
         })
     }
 
-    /// Whether a manifest is what we make of an engine's image in the form that is wanted now. The
-    /// configuration names every layer by its uncompressed digest, so its digest stands for them all.
+    /// Whether a manifest is the one that this program makes of an engine's image with the current compression. The
+    /// configuration lists the uncompressed digests of all layers, so comparing its digest is enough.
     fn is_image(&self, document: &Document, image_id: &Digest, diff_ids: &[Digest]) -> bool {
-        // What an engine pushed by itself is the image too, in docker's form, which we never make. It is left as it
-        // is: to bring it in another form would be to ask the engine again for what it could not give.
+        // An image that the engine pushed itself also counts, in docker's format, which this program never writes. It is
+        // kept: copying it in another form would need the export that the engine could not provide.
         let pushed = || document.manifest().filter(|_| document.is_docker());
         let manifest = document.generated_manifest(self.compression).or_else(pushed);
         manifest.is_some_and(|manifest| {
@@ -378,9 +378,9 @@ impl Transfer {
         })
     }
 
-    /// The manifests under `root` in the destination.
+    /// The manifest `root` in the destination and all manifests below it.
     async fn documents(&self, root: &Digest) -> Result<Vec<Document>, Fault> {
-        // As deep as the registry source goes; a ring cannot be made of digests.
+        // As deep as the registry source; digests cannot form a cycle.
         let memory = IMAGES.reserve();
         let mut found = Vec::new();
         let mut wanted = vec![root.clone()];
@@ -398,23 +398,23 @@ impl Transfer {
                 break;
             }
         }
-        // The root was read first.
+        // The root was read first and must be last.
         found.reverse();
         Ok(found)
     }
 }
 
-/// What stands under the first name of an image.
-enum First {
-    /// The image itself: its digest, and the manifest where it had to be read.
+/// The state of an image's first name in the destination.
+enum FirstName {
+    /// It names the image: its digest, and its manifest if it had to be read.
     Image(Digest, Option<Box<Document>>),
-    /// Something else.
+    /// It names something else.
     Other,
-    /// Nothing.
-    Nothing,
+
+    Absent,
 }
 
-/// Bytes of all distinct blobs and manifests that stand, which the foreign layers `absent` do not.
+/// The total size in bytes of all distinct blobs and manifests, without the foreign layers `absent`.
 fn size_of(documents: &[Document], absent: &[Descriptor]) -> u64 {
     let mut seen = HashSet::new();
     let manifests: u64 = documents
@@ -430,8 +430,8 @@ fn size_of(documents: &[Document], absent: &[Descriptor]) -> u64 {
     blobs.map(|blob| blob.size).sum::<u64>() + manifests
 }
 
-/// What a person is told of foreign layers that did not come.
-fn left_out(absent: &[Descriptor]) -> Option<String> {
+/// The message about foreign layers that were not copied.
+fn omitted_layers(absent: &[Descriptor]) -> Option<String> {
     let named: Vec<String> = absent
         .iter()
         .take(NAMED_LAYERS)
@@ -443,7 +443,7 @@ fn left_out(absent: &[Descriptor]) -> Option<String> {
     };
     (!absent.is_empty()).then(|| {
         format!(
-            "the source does not have the foreign (non-distributable) layers {}{more}, which are left out: whoever pulls the image needs their urls, or push them to the source",
+            "the source does not have the foreign (non-distributable) layers {}{more}, which are omitted: clients that pull the image need their urls, or push them to the source",
             named.join(", ")
         )
     })
@@ -455,7 +455,7 @@ mod tests {
     use crate::oci::{Manifest, media_type};
 
     #[test]
-    fn what_is_left_out_is_named_and_has_no_size() {
+    fn omitted_layers_are_named_and_not_counted() {
         let blob = |content: &[u8], kind: &str| Descriptor::new(kind, Digest::of(content), content.len() as u64);
         let foreign = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
         let layers: Vec<Descriptor> = (0..6_u8).map(|each| blob(&[each; 10], foreign)).collect();
@@ -465,12 +465,12 @@ mod tests {
         let documents = [document];
         assert_eq!(size_of(&documents, &layers), own);
         assert_eq!(size_of(&documents, &layers[1..]), own + 10);
-        assert_eq!(left_out(&[]), None);
-        let told = left_out(&layers).unwrap();
+        assert_eq!(omitted_layers(&[]), None);
+        let message = omitted_layers(&layers).unwrap();
         assert!(
-            told.contains(layers[3].digest.as_str()) && !told.contains(layers[4].digest.as_str()),
-            "{told}"
+            message.contains(layers[3].digest.as_str()) && !message.contains(layers[4].digest.as_str()),
+            "{message}"
         );
-        assert!(told.contains(" and 2 more"), "{told}");
+        assert!(message.contains(" and 2 more"), "{message}");
     }
 }

@@ -1,7 +1,8 @@
-//! What this process knows of a registry's blobs: which repository holds them, under which digest a layer was stored, and
-//! which are being sent.
+//! The blobs of a registry that this process knows: in which repository they are, under which digest a layer was stored, and
+//! which uploads are in progress.
 //!
-//! The first two are hints. The last prevents that a blob which several images share is sent several times at once.
+//! All of this is only a hint, except the uploads in progress: these prevent concurrent uploads of a blob that several images
+//! share.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -12,21 +13,22 @@ use tokio::sync::watch;
 
 use crate::oci::{Compression, Descriptor, Digest};
 
-/// The number of entries of each cache; one has about 200 bytes.
+/// The most entries of each kind; each has about 200 bytes.
 const LIMIT: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
-/// What the transfers to one registry know of each other. A missing entry costs an upload, a wrong one a refused mount.
+/// The known blobs of one registry, shared by all transfers to it. A missing entry costs an upload, a wrong one a refused
+/// mount.
 #[derive(Debug, Default)]
 pub struct KnownBlobs(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    /// A repository that holds the blob.
+    /// A repository that contains the blob.
     repositories: LruCache<Digest, String>,
     /// The stored form of uncompressed layers.
-    stored: LruCache<Subject, Descriptor>,
-    /// Closed when the sending ends.
-    sending: HashMap<Subject, watch::Receiver<()>>,
+    stored: LruCache<UploadKey, Descriptor>,
+    /// Uploads in progress. Each channel is closed when its upload ends.
+    sending: HashMap<UploadKey, watch::Receiver<()>>,
 }
 
 impl Default for State {
@@ -39,68 +41,68 @@ impl Default for State {
     }
 }
 
-/// What a transfer sends.
+/// What a transfer uploads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Subject {
-    /// A blob as it is.
+pub(super) enum UploadKey {
+    /// An unchanged blob.
     Blob(Digest),
     /// The compressed form of an uncompressed layer.
-    Diff(Digest, Compression),
+    Layer(Digest, Compression),
 }
 
-impl Subject {
+impl UploadKey {
     /// The stored form of the layer `diff_id`.
-    pub fn diff(diff_id: Digest, compression: Compression) -> Self {
+    pub fn layer(diff_id: Digest, compression: Compression) -> Self {
         match compression {
-            // Its stored form is itself.
+            // It is stored unchanged.
             Compression::None => Self::Blob(diff_id),
-            _ => Self::Diff(diff_id, compression),
+            _ => Self::Layer(diff_id, compression),
         }
     }
 }
 
 impl KnownBlobs {
-    /// `repository` holds the blob.
-    pub fn saw(&self, digest: &Digest, repository: &str) {
+    /// Records that `repository` contains the blob.
+    pub fn record(&self, digest: &Digest, repository: &str) {
         self.state().repositories.put(digest.clone(), repository.to_owned());
     }
 
-    /// `repository` does not hold the blob, or does not give it away.
-    pub(super) fn missed(&self, digest: &Digest, repository: &str) {
+    /// Records that `repository` does not contain the blob, or that it cannot be mounted from there.
+    pub(super) fn forget(&self, digest: &Digest, repository: &str) {
         let repositories = &mut self.state().repositories;
         if repositories.peek(digest).is_some_and(|known| known == repository) {
             repositories.pop(digest);
         }
     }
 
-    /// A repository that held the blob when last seen.
-    pub(super) fn place(&self, digest: &Digest) -> Option<String> {
+    /// A repository that contained the blob when it was last read.
+    pub(super) fn repository_of(&self, digest: &Digest) -> Option<String> {
         self.state().repositories.get(digest).cloned()
     }
 
-    /// What `subject` was stored as.
-    pub(super) fn note_stored(&self, subject: &Subject, stored: &Descriptor) {
-        if let Subject::Diff(..) = subject {
-            self.state().stored.put(subject.clone(), stored.clone());
+    /// Records the stored form of `key`.
+    pub(super) fn record_stored(&self, key: &UploadKey, stored: &Descriptor) {
+        if let UploadKey::Layer(..) = key {
+            self.state().stored.put(key.clone(), stored.clone());
         }
     }
 
-    /// What `subject` was stored as, in whichever repository.
-    pub(super) fn stored(&self, subject: &Subject) -> Option<Descriptor> {
-        self.state().stored.get(subject).cloned()
+    /// The stored form of `key`, in any repository.
+    pub(super) fn stored(&self, key: &UploadKey) -> Option<Descriptor> {
+        self.state().stored.get(key).cloned()
     }
 
-    /// The right to send `subject`, or what is closed when the one who has it ends, however that comes.
-    pub(super) fn reserve(self: &Arc<Self>, subject: &Subject) -> Result<SendReservation, watch::Receiver<()>> {
+    /// Reserves the upload of `key`. If another transfer uploads it, returns a channel that closes when that upload ends.
+    pub(super) fn reserve(self: &Arc<Self>, key: &UploadKey) -> Result<SendReservation, watch::Receiver<()>> {
         let mut state = self.state();
-        if let Some(ended) = state.sending.get(subject) {
+        if let Some(ended) = state.sending.get(key) {
             return Err(ended.clone());
         }
         let (ends, ended) = watch::channel(());
-        state.sending.insert(subject.clone(), ended);
+        state.sending.insert(key.clone(), ended);
         Ok(SendReservation {
             known: Arc::clone(self),
-            subject: subject.clone(),
+            key: key.clone(),
             _ends: ends,
         })
     }
@@ -110,18 +112,18 @@ impl KnownBlobs {
     }
 }
 
-/// The right to send something that nobody else sends meanwhile. Whoever has one waits for no other's.
+/// The exclusive right to upload something. A holder never waits for another reservation, so there is no deadlock.
 #[derive(Debug)]
 pub(super) struct SendReservation {
     known: Arc<KnownBlobs>,
-    subject: Subject,
-    /// Wakes all who wait, after the entry is gone: fields are dropped after [`Drop::drop`].
+    key: UploadKey,
+    /// Closing it wakes all waiting transfers after the entry is removed: fields are dropped after [`Drop::drop`].
     _ends: watch::Sender<()>,
 }
 
 impl Drop for SendReservation {
     fn drop(&mut self) {
-        self.known.state().sending.remove(&self.subject);
+        self.known.state().sending.remove(&self.key);
     }
 }
 
@@ -130,44 +132,41 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_sends_and_the_others_are_woken_however_it_ends() {
+    async fn waiting_transfers_are_woken_however_an_upload_ends() {
         let known = Arc::<KnownBlobs>::default();
-        let subject = Subject::diff(Digest::of(b"a"), Compression::None);
-        assert_eq!(subject, Subject::Blob(Digest::of(b"a")));
+        let key = UploadKey::layer(Digest::of(b"a"), Compression::None);
+        assert_eq!(key, UploadKey::Blob(Digest::of(b"a")));
         for panics in [false, true] {
-            let first = known.reserve(&subject).unwrap();
-            let mut waiting = [
-                known.reserve(&subject).unwrap_err(),
-                known.reserve(&subject).unwrap_err(),
-            ];
-            let other = known.reserve(&Subject::Diff(Digest::of(b"a"), Compression::Gzip));
-            assert!(other.is_ok(), "another form is another blob");
+            let first = known.reserve(&key).unwrap();
+            let mut waiting = [known.reserve(&key).unwrap_err(), known.reserve(&key).unwrap_err()];
+            let other = known.reserve(&UploadKey::Layer(Digest::of(b"a"), Compression::Gzip));
+            assert!(other.is_ok(), "another compression is another upload");
             tokio::spawn(async move {
                 let _first = first;
-                assert!(!panics, "as one that breaks");
+                assert!(!panics, "an upload that panics");
             });
             for waiting in &mut waiting {
                 let ended = tokio::time::timeout(std::time::Duration::from_secs(60), waiting.changed());
                 assert!(ended.await.expect("is woken").is_err());
             }
         }
-        assert!(known.reserve(&subject).is_ok());
+        assert!(known.reserve(&key).is_ok());
         assert!(known.state().sending.is_empty());
     }
 
     #[test]
-    fn the_least_recently_used_and_missed_blobs_are_forgotten() {
+    fn the_least_recently_used_and_the_forgotten_entries_are_removed() {
         let known = KnownBlobs::default();
         let digest = |n: usize| Digest::of(&n.to_be_bytes());
         for n in 0..LIMIT.get() + 5 {
-            known.saw(&digest(n), "a");
+            known.record(&digest(n), "a");
         }
         assert_eq!(known.state().repositories.len(), LIMIT.get());
-        assert_eq!(known.place(&digest(4)), None);
-        assert_eq!(known.place(&digest(5)).as_deref(), Some("a"));
-        known.missed(&digest(5), "b");
-        assert!(known.place(&digest(5)).is_some());
-        known.missed(&digest(5), "a");
-        assert_eq!(known.place(&digest(5)), None);
+        assert_eq!(known.repository_of(&digest(4)), None);
+        assert_eq!(known.repository_of(&digest(5)).as_deref(), Some("a"));
+        known.forget(&digest(5), "b");
+        assert!(known.repository_of(&digest(5)).is_some());
+        known.forget(&digest(5), "a");
+        assert_eq!(known.repository_of(&digest(5)), None);
     }
 }

@@ -1,7 +1,7 @@
 //! An OCI image layout in a directory as a destination (OCI image specification, "Image Layout").
 //!
-//! Files get their names only when they are whole, verified and on the disk, so whoever reads the layout,
-//! also after a crash, sees nothing half written.
+//! Files get their names only when they are complete, verified and synced to disk, so that readers never see a partial file,
+//! also after a crash.
 
 mod files;
 mod referrers;
@@ -21,16 +21,16 @@ use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::hashing::BackgroundHasher;
 use crate::oci::{Descriptor, Digest, Document, Hasher, Index, MANIFEST_LIMIT};
-use crate::source::ByteStream;
+use crate::source::{ByteStream, RepositoryReader};
 
-/// The annotation that names an entry of `index.json`.
+/// The annotation with the name of an entry in `index.json`.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The longest `index.json` in bytes that is read.
+/// The longest `index.json` in bytes.
 const INDEX_LIMIT: usize = 16 * 1024 * 1024;
-/// Bytes of a blob that are read at once.
+/// The size in bytes of the chunks in which a blob is read.
 const CHUNK: usize = 64 * 1024;
 
-/// Writes to an OCI image layout. Several destinations, also of several processes, may share a directory.
+/// Writes to an OCI image layout. Several destinations and processes may share a directory.
 #[derive(Clone, Debug)]
 pub struct LayoutDestination {
     directory: PathBuf,
@@ -38,8 +38,7 @@ pub struct LayoutDestination {
 }
 
 impl LayoutDestination {
-    /// Writes to `directory`, which is made when the first blob comes. Tags stand there as
-    /// `<repository>:<tag>`.
+    /// Writes to `directory`, which is created with the first blob. Tags are stored as `<repository>:<tag>`.
     pub fn new(directory: impl Into<PathBuf>, repository: impl Into<String>) -> Self {
         Self {
             directory: directory.into(),
@@ -84,7 +83,7 @@ impl LayoutDestination {
         Fault::retryable(
             Reason::DigestMismatch,
             format!(
-                "cannot write to the OCI layout {}: {what}; nothing of it was kept",
+                "cannot write to the OCI layout {}: {what}; nothing was stored",
                 self.directory.display()
             ),
         )
@@ -99,7 +98,7 @@ impl LayoutDestination {
         }
     }
 
-    /// Runs `work` where files may block.
+    /// Runs `work` on a thread for blocking IO.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
@@ -120,9 +119,9 @@ impl LayoutDestination {
         }
     }
 
-    /// Changes `index.json` alone among all who share the directory.
+    /// Changes `index.json` while it is locked against others that share the directory.
     fn change_index(&self, change: impl FnOnce(&mut Index)) -> io::Result<()> {
-        let _alone = files::locked(&self.directory)?;
+        let _lock = files::lock(&self.directory)?;
         let marker = self.directory.join("oci-layout");
         if !marker.exists() {
             replace(&marker, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -132,7 +131,7 @@ impl LayoutDestination {
         replace(&self.directory.join("index.json"), &serde_json::to_vec(&index)?)
     }
 
-    fn named(&self, tag: &str) -> String {
+    fn qualified_name(&self, tag: &str) -> String {
         match self.repository.as_str() {
             "" => tag.to_owned(),
             repository => format!("{repository}:{tag}"),
@@ -144,7 +143,7 @@ impl LayoutDestination {
             return Ok(self.size_of(&digest).await?.map(|_| digest));
         }
         let index = self.blocking(Self::read_index).await?;
-        let name = self.named(identifier);
+        let name = self.qualified_name(identifier);
         let entry = index.manifests.into_iter().find(|entry| is_named(entry, &name));
         Ok(entry.map(|entry| entry.digest))
     }
@@ -175,7 +174,7 @@ impl LayoutDestination {
             if let Some(size) = size
                 && length > size
             {
-                return Err(self.mismatch(format!("more than the {size} bytes that are expected arrive")));
+                return Err(self.mismatch(format!("the content is longer than the expected {size} bytes")));
             }
             hashing.update(&chunk).await;
             file.write_all(&chunk).await.map_err(|error| self.failed(error))?;
@@ -183,13 +182,13 @@ impl LayoutDestination {
         if let Some(size) = size
             && length != size
         {
-            return Err(self.mismatch(format!("{size} bytes are expected, and {length} arrived")));
+            return Err(self.mismatch(format!("{size} bytes are expected, but the content has {length}")));
         }
         let found = hashing.finish().await.map_err(|error| self.failed(error))?;
         if let Some(expected) = expected
             && expected != found
         {
-            return Err(self.mismatch(format!("{expected} is expected, and the content has {found}")));
+            return Err(self.mismatch(format!("{expected} is expected, but the content has {found}")));
         }
         file.flush().await.map_err(|error| self.failed(error))?;
         let file = file.into_std().await;
@@ -205,17 +204,9 @@ impl LayoutDestination {
 }
 
 #[async_trait]
-impl Destination for LayoutDestination {
+impl RepositoryReader for LayoutDestination {
     fn name(&self) -> String {
         format!("oci:{}", self.directory.display())
-    }
-
-    fn repository(&self) -> &str {
-        &self.repository
-    }
-
-    fn directory(&self) -> Option<&Path> {
-        Some(&self.directory)
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
@@ -226,7 +217,7 @@ impl Destination for LayoutDestination {
         let Some(digest) = self.find(identifier).await? else {
             return Ok(None);
         };
-        let raw = Destination::blob(self, &digest, MANIFEST_LIMIT).await?;
+        let raw = self.blob(&digest, MANIFEST_LIMIT).await?;
         let document = raw.map(|raw| Document::parse(None, raw)).transpose();
         let document = document.map_err(|error| self.failed(error))?;
         Ok(document.map(|document| document.with_digest(digest)))
@@ -245,6 +236,22 @@ impl Destination for LayoutDestination {
         } else {
             Err(self.mismatch(format!("the file of {digest} has the digest {found}; remove it")))
         }
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let subject = subject.clone();
+        self.blocking(move |own| own.referrers_of(&subject)).await
+    }
+}
+
+#[async_trait]
+impl Destination for LayoutDestination {
+    fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.directory)
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
@@ -289,25 +296,20 @@ impl Destination for LayoutDestination {
             .index()
             .map(|index| index.manifests.iter().map(|entry| entry.digest.clone()).collect())
             .unwrap_or_default();
-        let name = tag.map(|tag| self.named(tag));
-        referrers::note_subject(&mut descriptor, document);
-        self.blocking(move |own| own.change_index(|index| enter(index, descriptor, name, &children)))
+        let name = tag.map(|tag| self.qualified_name(tag));
+        referrers::add_subject(&mut descriptor, document);
+        self.blocking(move |own| own.change_index(|index| add_entry(index, descriptor, name, &children)))
             .await
     }
 
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let subject = subject.clone();
-        self.blocking(move |own| own.referrers_of(&subject)).await
-    }
-
     async fn read_referrers(&self, _subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
-        // They were listed by their manifests.
+        // The listing was read from their manifests.
         Ok(listed.to_vec())
     }
 
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {
         let Some(subject) = referrer.subject() else {
-            return Err(self.failed(format!("the manifest {} refers to no other", referrer.digest())));
+            return Err(self.failed(format!("the manifest {} has no subject", referrer.digest())));
         };
         let listed = self.referrers(&subject.digest).await?;
         if listed.iter().any(|entry| entry.digest == *referrer.digest()) {
@@ -317,17 +319,17 @@ impl Destination for LayoutDestination {
     }
 }
 
-/// Enters a manifest into `index.json`. One without a name stands there only until something that lists it
-/// does, so that nothing in the layout is out of reach.
-fn enter(index: &mut Index, mut entry: Descriptor, name: Option<String>, children: &[Digest]) {
+/// Adds a manifest to `index.json`. One without a name remains there only until an index that lists it is added, so that
+/// everything in the layout is reachable.
+fn add_entry(index: &mut Index, mut entry: Descriptor, name: Option<String>, children: &[Digest]) {
     let entries = &mut index.manifests;
     entries.retain(|known| {
-        let nameless = !known.annotations.contains_key(REF_NAME);
+        let unnamed = !known.annotations.contains_key(REF_NAME);
         let superseded = match &name {
-            Some(name) => is_named(known, name) || nameless && known.digest == entry.digest,
+            Some(name) => is_named(known, name) || unnamed && known.digest == entry.digest,
             None => false,
         };
-        !(superseded || nameless && children.contains(&known.digest))
+        !(superseded || unnamed && children.contains(&known.digest))
     });
     match name {
         Some(name) => {
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keeps_only_what_is_right() {
+    async fn only_verified_blobs_are_stored() {
         let directory = tempfile::tempdir().unwrap();
         let layout = LayoutDestination::new(directory.path(), "a/b");
         let (right, wrong) = (Digest::of(b"right"), Digest::of(b"wrong"));
@@ -389,15 +391,12 @@ mod tests {
         );
         assert_eq!(layout.holds(&right).await.unwrap(), Some(5));
         assert_eq!(layout.holds(&wrong).await.unwrap(), None);
-        assert_eq!(
-            Destination::blob(&layout, &right, 5).await.unwrap().unwrap(),
-            &b"right"[..]
-        );
-        assert!(Destination::blob(&layout, &right, 4).await.is_err());
+        assert_eq!(layout.blob(&right, 5).await.unwrap().unwrap(), &b"right"[..]);
+        assert!(layout.blob(&right, 4).await.is_err());
     }
 
     #[tokio::test]
-    async fn tags_of_many_writers_all_stand() {
+    async fn concurrent_writers_keep_all_tags() {
         let directory = tempfile::tempdir().unwrap();
         let document = Document::of_manifest(Manifest::new(
             Descriptor::new(media_type::OCI_CONFIG, Digest::of(b"{}"), 2),
@@ -412,11 +411,7 @@ mod tests {
             result.unwrap();
         }
         let index = layout(0).read_index().unwrap();
-        assert_eq!(
-            index.manifests.len(),
-            16,
-            "the nameless entry gave way to the named ones"
-        );
+        assert_eq!(index.manifests.len(), 16, "the named entries replaced the unnamed one");
         for at in 0..16 {
             let found = layout(at).document("1").await.unwrap().unwrap();
             assert_eq!(found.raw, document.raw);
@@ -429,22 +424,22 @@ mod tests {
     }
 
     #[test]
-    fn an_index_stands_for_its_children() {
+    fn an_index_replaces_the_entries_of_its_children() {
         let child = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(b"child"), 5);
         let parent = Descriptor::new(media_type::OCI_INDEX, Digest::of(b"parent"), 6);
         let mut index = Index::new(Vec::new());
-        enter(&mut index, child.clone(), None, &[]);
-        enter(&mut index, child.clone(), None, &[]);
-        enter(&mut index, child.clone(), Some("r:child".to_owned()), &[]);
+        add_entry(&mut index, child.clone(), None, &[]);
+        add_entry(&mut index, child.clone(), None, &[]);
+        add_entry(&mut index, child.clone(), Some("r:child".to_owned()), &[]);
         assert_eq!(index.manifests.len(), 1);
-        enter(&mut index, child.clone(), None, &[]);
-        enter(
+        add_entry(&mut index, child.clone(), None, &[]);
+        add_entry(
             &mut index,
             parent.clone(),
             Some("r:1".to_owned()),
             std::slice::from_ref(&child.digest),
         );
-        enter(
+        add_entry(
             &mut index,
             parent.clone(),
             Some("r:1".to_owned()),

@@ -27,6 +27,7 @@
 //! its own digest, because some registries return another digest in HEAD or have no manifest under the digest that they
 //! return.
 
+mod checked_content;
 mod compress;
 mod destination;
 mod image;

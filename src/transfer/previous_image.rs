@@ -1,7 +1,7 @@
-//! The image that stands in the destination under the name that another is brought to.
+//! The image that has the target tag in the destination before a transfer.
 //!
-//! Its configuration names the uncompressed layers and its manifest the compressed ones, so what a repeat needs to
-//! know stands in the registry itself, for every process and after every restart.
+//! Its configuration lists the digests of the uncompressed layers and its manifest those of the compressed ones. So the
+//! registry itself tells every process, also after a restart, which stored layers an image can reuse.
 
 use std::collections::HashMap;
 
@@ -16,13 +16,13 @@ use crate::oci::{Compression, Descriptor, Digest, Location};
 /// The longest configuration in bytes that is read.
 const CONFIG_LIMIT: usize = 4 * 1024 * 1024;
 
-/// Read once, when it is first asked for.
+/// The stored layers by the digest of their uncompressed content, read when first needed.
 #[derive(Debug, Default)]
 pub(super) struct PreviousImage(OnceCell<HashMap<Digest, Descriptor>>);
 
 impl PreviousImage {
-    /// The stored form of the layer `diff_id` in the image that stands at `location`, if we made it with
-    /// `compression`. It may be gone meanwhile.
+    /// The stored form of the layer `diff_id` in the image at `location`, if this program compressed it with `compression`.
+    /// It may have been deleted since.
     pub async fn layer(
         &self,
         destination: &dyn Destination,
@@ -32,9 +32,9 @@ impl PreviousImage {
     ) -> Option<Descriptor> {
         let read = async || match read(destination, location, compression).await {
             Ok(layers) => layers.unwrap_or_default(),
-            // What cannot be read is made anew; whether the destination answers is seen when that is sent.
+            // Then the layers are compressed again; if the destination is unavailable, uploading them fails.
             Err(fault) => {
-                tracing::debug!(%fault, "the standing image is not considered");
+                tracing::debug!(%fault, "the previous image cannot be read, and its layers are not reused");
                 HashMap::new()
             }
         };
@@ -61,7 +61,7 @@ async fn read(
     let Some(document) = destination.document(tag).await? else {
         return Ok(None);
     };
-    // Another tool's layers would give other digests than ours.
+    // Layers that another tool compressed have other digests.
     let Some(manifest) = document.generated_manifest(compression) else {
         return Ok(None);
     };

@@ -1,7 +1,7 @@
-//! What refers to an image travels along with it: signatures, attestations and SBOMs, by its subject or, as cosign
-//! names them without a subject, under a tag made of its digest.
+//! Copies the referrers of an image: signatures, attestations and SBOMs that name it as their subject, or that cosign stored
+//! under a tag derived from its digest.
 //!
-//! They come before the image gets its tag, so that whoever checks signatures finds them with it.
+//! They are copied before the image's tag is written, so that a reader who verifies signatures finds them with the image.
 
 use std::collections::HashSet;
 
@@ -14,79 +14,79 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Digest, Document, Reference, referrers_tag};
 use crate::source::{BlobSink, ImageSource, Resolved};
 
-/// Subjects and referrers that are asked about or carried at once. What of it runs is up to the registries' limits.
+/// The number of subjects and referrers that are processed concurrently. The registries' limits apply as well.
 const AT_ONCE: usize = 8;
-/// How many manifests are carried that refer to one image or to each other.
+/// The most referrers of one image, including referrers of referrers.
 const REFERRERS: usize = 256;
-/// The bytes that they may have together.
+/// Their most bytes together.
 const BYTES: u64 = 1 << 30;
-/// What cosign, before it knew subjects, appended to the tag that is made of the subject's digest.
+/// The suffixes that cosign, before it used subjects, appended to the tag derived from the subject's digest.
 const COSIGN_SUFFIXES: [&str; 3] = ["sig", "att", "sbom"];
 
-/// The referrers of one image on their way from its source to its destination.
+/// Copies the referrers of one image from its source to its destination.
 pub(super) struct Referrers<'a> {
     pub source: &'a dyn ImageSource,
-    /// The image; its repository is where they are looked for.
+    /// The image; its repository contains the referrers.
     pub reference: &'a Reference,
     pub destination: &'a dyn Destination,
 }
 
-/// Something that refers to a manifest of the image, or to another referrer.
+/// A referrer of a manifest of the image or of another referrer.
 #[derive(Clone, Debug)]
 struct FoundReferrer {
-    /// As the source names it. Under a tag it may be another.
+    /// The digest that the source lists. The manifest under a tag may have another.
     digest: Digest,
-    by: By,
-    /// Whether the destination has it, found in the same way.
-    stands: bool,
+    kind: ReferrerKind,
+    /// Whether the destination lists the same one.
+    exists: bool,
 }
 
-/// How it refers.
+/// How a referrer refers to its subject.
 #[derive(Clone, Debug)]
-enum By {
-    /// By its own subject.
+enum ReferrerKind {
+    /// By its field `subject`.
     Subject(Digest),
     /// By its tag.
     Tag(String),
 }
 
-/// What came of reading a referrer.
+/// The result of reading a referrer.
 // Few of them live at once.
 #[allow(clippy::large_enum_variant)]
-enum Read {
-    /// It is to be brought.
-    Lacking(Resolved),
-    /// Nothing is to be done about it: it stands, or it does not refer to what it is listed for.
+enum ReadResult {
+    /// It must be copied.
+    Missing(Resolved),
+    /// There is nothing to do: it exists, or it does not refer to the subject for which it is listed.
     Done,
-    /// It was named and is not there.
-    Gone,
+    /// It was listed but does not exist.
+    NotFound,
 }
 
 impl Referrers<'_> {
-    /// Whether the destination lacks what refers to one of `documents` directly: by a listing and a HEAD each, and
-    /// another listing where there is something. Cosign's signatures stand for the rest of what it puts under tags.
-    pub async fn lack(&self, documents: &[Document]) -> Result<bool, Fault> {
-        let mut looks = Vec::new();
+    /// Whether the destination lacks a direct referrer of one of `documents`: a listing and a HEAD request for each, and
+    /// another listing if there are any. Of cosign's tags only that of the signatures is checked.
+    pub async fn are_missing(&self, documents: &[Document]) -> Result<bool, Fault> {
+        let mut lookups = Vec::new();
         for subject in subjects(documents) {
-            looks.push(self.lacks(subject));
+            lookups.push(self.is_missing(subject));
         }
-        let looks = stream::iter(looks).buffered(AT_ONCE).try_collect::<Vec<bool>>();
-        let lacks = looks.await.map_err(|fault| self.failed(fault))?;
-        Ok(lacks.contains(&true))
+        let lookups = stream::iter(lookups).buffered(AT_ONCE).try_collect::<Vec<bool>>();
+        let missing = lookups.await.map_err(|fault| self.failed(fault))?;
+        Ok(missing.contains(&true))
     }
 
-    async fn lacks(&self, subject: Digest) -> Result<bool, Fault> {
-        for found in self.of(subject, &COSIGN_SUFFIXES[..1]).await? {
-            // Whoever brings it says of one that is gone what is to be done.
-            if !found.stands && !matches!(self.read(&found).await?, Read::Done) {
+    async fn is_missing(&self, subject: Digest) -> Result<bool, Fault> {
+        for found in self.referrers_of(subject, &COSIGN_SUFFIXES[..1]).await? {
+            // A listed referrer that does not exist is missing too; copying it reports the error.
+            if !found.exists && !matches!(self.read(&found).await?, ReadResult::Done) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Brings what refers to the image of `documents`, and what refers to that, as far as the destination lacks it.
-    /// Gives the number of manifests that were written.
+    /// Copies the missing referrers of the image of `documents`, and their referrers. Returns the number of manifests that
+    /// were written.
     pub async fn copy(&self, documents: &[Document], sink: &dyn BlobSink) -> Result<usize, Fault> {
         self.copy_all(subjects(documents), sink)
             .await
@@ -97,7 +97,7 @@ impl Referrers<'_> {
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
         let (mut count, mut bytes, mut written) = (0, 0, 0);
         let memory = IMAGES.reserve();
-        // As deep as there are any; each level has one at least, so their number ends it.
+        // Each level has at least one referrer, so the limit on their number also limits the depth.
         for depth in 0.. {
             let suffixes = if depth == 0 {
                 &COSIGN_SUFFIXES[..]
@@ -107,30 +107,30 @@ impl Referrers<'_> {
             let mut found = self.found(&subjects, suffixes, &seen).await?;
             count += found.len();
             if count > REFERRERS {
-                return Err(self.too_much(&format!("more than {REFERRERS} manifests refer to it")));
+                return Err(self.too_much(&format!("it has more than {REFERRERS} referrers")));
             }
             if found.is_empty() {
                 break;
             }
             let mut read = self.read_all(&found).await?;
-            if read.iter().any(|read| matches!(read, Read::Gone)) {
-                // It may have been deleted since it was listed, or replaced.
+            if read.iter().any(|read| matches!(read, ReadResult::NotFound)) {
+                // It may have been deleted or replaced since it was listed.
                 found = self.found(&subjects, suffixes, &seen).await?;
                 read = self.read_all(&found).await?;
             }
             subjects.clear();
-            let mut brought = Vec::new();
+            let mut missing = Vec::new();
             for (found, read) in found.iter().zip(read) {
                 let digest = match read {
-                    Read::Gone => return Err(self.gone(found)),
-                    Read::Done => found.digest.clone(),
-                    Read::Lacking(resolved) => {
+                    ReadResult::NotFound => return Err(self.not_found(found)),
+                    ReadResult::Done => found.digest.clone(),
+                    ReadResult::Missing(resolved) => {
                         let documents = resolved.documents.iter();
                         let added = memory.add(documents.map(|document| json_memory(&document.raw)).sum());
-                        let what = || format!("what refers to {}", self.reference);
+                        let what = || format!("the referrers of {}", self.reference);
                         added.map_err(|exhausted| exhausted.fault(Reason::SourceFailed, &what()))?;
                         let digest = resolved.identity.digest().clone();
-                        brought.push((found, resolved));
+                        missing.push((found, resolved));
                         digest
                     }
                 };
@@ -138,10 +138,10 @@ impl Referrers<'_> {
                     subjects.push(digest);
                 }
             }
-            let read = brought;
+            let read = missing;
             bytes += read.iter().filter_map(|(_, resolved)| resolved.size).sum::<u64>();
             if bytes > BYTES {
-                return Err(self.too_much(&format!("what refers to it has more than {BYTES} bytes")));
+                return Err(self.too_much(&format!("its referrers have more than {BYTES} bytes")));
             }
             let mut deliveries = Vec::new();
             for (found, resolved) in &read {
@@ -149,7 +149,7 @@ impl Referrers<'_> {
             }
             let deliveries = stream::iter(deliveries).buffer_unordered(AT_ONCE);
             deliveries.try_collect::<()>().await?;
-            // One after the other, so that a listing that is kept under a tag gets its entries in the source's order.
+            // Sequentially, so that a listing under a tag gets its entries in the source's order.
             for (found, resolved) in &read {
                 self.publish(found, resolved).await?;
                 written += 1;
@@ -158,34 +158,34 @@ impl Referrers<'_> {
         Ok(written)
     }
 
-    /// What refers to one of `subjects`; of what does by its own subject, what is not among the digests `seen`.
+    /// The referrers of `subjects`, without those with a field `subject` whose digests are in `seen`.
     async fn found(
         &self,
         subjects: &[Digest],
         suffixes: &[&str],
         seen: &HashSet<Digest>,
     ) -> Result<Vec<FoundReferrer>, Fault> {
-        let mut looks = Vec::new();
+        let mut lookups = Vec::new();
         for subject in subjects {
-            looks.push(self.of(subject.clone(), suffixes));
+            lookups.push(self.referrers_of(subject.clone(), suffixes));
         }
-        let looked: Vec<Vec<FoundReferrer>> = stream::iter(looks).buffered(AT_ONCE).try_collect().await?;
+        let lists: Vec<Vec<FoundReferrer>> = stream::iter(lookups).buffered(AT_ONCE).try_collect().await?;
         let mut own = HashSet::new();
-        let found = looked.into_iter().flatten();
-        // One manifest may be listed for several, and be under a tag besides, which is brought too.
-        let new = found.filter(|found| match &found.by {
-            By::Subject(_) => !seen.contains(&found.digest) && own.insert(found.digest.clone()),
-            By::Tag(_) => true,
+        let found = lists.into_iter().flatten();
+        // A manifest may be listed for several subjects, and also have a tag, which is copied as well.
+        let new = found.filter(|found| match &found.kind {
+            ReferrerKind::Subject(_) => !seen.contains(&found.digest) && own.insert(found.digest.clone()),
+            ReferrerKind::Tag(_) => true,
         });
         Ok(new.collect())
     }
 
-    async fn read_all(&self, found: &[FoundReferrer]) -> Result<Vec<Read>, Fault> {
+    async fn read_all(&self, found: &[FoundReferrer]) -> Result<Vec<ReadResult>, Fault> {
         let mut reads = Vec::new();
         for found in found {
             reads.push(async move {
-                match found.stands {
-                    true => Ok(Read::Done),
+                match found.exists {
+                    true => Ok(ReadResult::Done),
                     false => self.read(found).await,
                 }
             });
@@ -193,8 +193,8 @@ impl Referrers<'_> {
         stream::iter(reads).buffered(AT_ONCE).try_collect().await
     }
 
-    /// What refers to `subject` at the source, and whether it stands in the destination as the same.
-    async fn of(&self, subject: Digest, suffixes: &[&str]) -> Result<Vec<FoundReferrer>, Fault> {
+    /// The referrers of `subject` at the source, and whether the destination has the same.
+    async fn referrers_of(&self, subject: Digest, suffixes: &[&str]) -> Result<Vec<FoundReferrer>, Fault> {
         let mut tags = Vec::new();
         for suffix in suffixes {
             tags.push(self.tagged(format!("{}.{suffix}", referrers_tag(&subject))));
@@ -207,71 +207,77 @@ impl Referrers<'_> {
     }
 
     async fn tagged(&self, tag: String) -> Result<Option<FoundReferrer>, Fault> {
-        let Some(digest) = self.source.tag_digest(self.reference, &tag).await? else {
+        let Some(repository) = self.source.repository(self.reference) else {
             return Ok(None);
         };
-        let stands = match self.destination.digest_of(&tag).await? {
-            Some(standing) if standing == digest => true,
-            // Nothing replaces a package, whatever it is called.
+        let Some(digest) = repository.digest_of(&tag).await? else {
+            return Ok(None);
+        };
+        let exists = match self.destination.digest_of(&tag).await? {
+            Some(existing) if existing == digest => true,
+            // A package is never replaced.
             Some(_) => self.destination.holds_package(&tag).await?,
             None => false,
         };
-        let by = By::Tag(tag);
-        Ok(Some(FoundReferrer { digest, by, stands }))
+        let kind = ReferrerKind::Tag(tag);
+        Ok(Some(FoundReferrer { digest, kind, exists }))
     }
 
     async fn listed(&self, subject: &Digest) -> Result<Vec<FoundReferrer>, Fault> {
-        let listed = self.source.referrers(self.reference, subject).await?;
+        let Some(repository) = self.source.repository(self.reference) else {
+            return Ok(Vec::new());
+        };
+        let listed = repository.referrers(subject).await?;
         if listed.is_empty() {
             return Ok(Vec::new());
         }
-        let standing = self.destination.referrers(subject).await?;
-        let standing: HashSet<Digest> = standing.into_iter().map(|entry| entry.digest).collect();
+        let existing = self.destination.referrers(subject).await?;
+        let existing: HashSet<Digest> = existing.into_iter().map(|entry| entry.digest).collect();
         let found = listed.into_iter().map(|entry| FoundReferrer {
-            stands: standing.contains(&entry.digest),
+            exists: existing.contains(&entry.digest),
             digest: entry.digest,
-            by: By::Subject(subject.clone()),
+            kind: ReferrerKind::Subject(subject.clone()),
         });
         Ok(found.collect())
     }
 
-    /// The manifest of a referrer with all that it lists. What stands under a tag is read by it, and is what comes then:
-    /// there are registries that name another digest than its own, or have nothing under the one that they name; and some
-    /// that have it under that alone.
-    async fn read(&self, found: &FoundReferrer) -> Result<Read, Fault> {
+    /// Reads the manifest of a referrer with everything that it lists. A tagged one is read by its tag, because some
+    /// registries report a wrong digest for a tag, or have nothing under the reported digest; and by its digest if the tag
+    /// cannot be read, because other registries have it only there.
+    async fn read(&self, found: &FoundReferrer) -> Result<ReadResult, Fault> {
         let read = async |identifier: &str| {
             let read = self.source.referrer(self.reference, identifier).await;
             read.map_err(|fault| fault.with_context(found))
         };
-        let under_tag = match &found.by {
-            By::Subject(_) => None,
-            By::Tag(tag) => read(tag).await?,
+        let under_tag = match &found.kind {
+            ReferrerKind::Subject(_) => None,
+            ReferrerKind::Tag(tag) => read(tag).await?,
         };
         let resolved = match under_tag {
             Some(resolved) => resolved,
             None => match read(found.digest.as_str()).await? {
                 Some(resolved) => resolved,
-                None => return Ok(Read::Gone),
+                None => return Ok(ReadResult::NotFound),
             },
         };
         let digest = resolved.identity.digest();
-        match &found.by {
-            By::Tag(tag) if *digest != found.digest => {
+        match &found.kind {
+            ReferrerKind::Tag(tag) if *digest != found.digest => {
                 if self.destination.digest_of(tag).await?.as_ref() == Some(digest) {
-                    return Ok(Read::Done);
+                    return Ok(ReadResult::Done);
                 }
             }
-            By::Tag(_) => {}
-            By::Subject(subject) => {
+            ReferrerKind::Tag(_) => {}
+            ReferrerKind::Subject(subject) => {
                 let own = resolved.documents.last().and_then(Document::subject);
                 if own.is_none_or(|own| own.digest != *subject) {
-                    let why = "it does not refer to what it is listed for";
-                    tracing::warn!(image = %self.reference, referrer = %digest, why, "a referrer is passed over");
-                    return Ok(Read::Done);
+                    let why = "it does not refer to the subject for which it is listed";
+                    tracing::warn!(image = %self.reference, referrer = %digest, why, "a referrer is skipped");
+                    return Ok(ReadResult::Done);
                 }
             }
         }
-        Ok(Read::Lacking(resolved))
+        Ok(ReadResult::Missing(resolved))
     }
 
     async fn deliver(&self, found: &FoundReferrer, resolved: &Resolved, sink: &dyn BlobSink) -> Result<(), Fault> {
@@ -286,44 +292,43 @@ impl Referrers<'_> {
         for child in children {
             self.destination.publish(child, None).await?;
         }
-        let put = match &found.by {
-            By::Subject(_) => self.destination.attach(root).await,
-            By::Tag(tag) => self.destination.publish(root, Some(tag)).await,
+        let put = match &found.kind {
+            ReferrerKind::Subject(_) => self.destination.attach(root).await,
+            ReferrerKind::Tag(tag) => self.destination.publish(root, Some(tag)).await,
         };
         put.map_err(|fault| fault.with_context(found))
     }
 
-    fn gone(&self, found: &FoundReferrer) -> Fault {
+    fn not_found(&self, found: &FoundReferrer) -> Fault {
         let message = format!(
-            "the source names {found}, and does not have it whole; push it there again, or remove it from what lists it"
+            "the source lists {found}, but does not have it completely; push it there again, or remove it from the listing"
         );
         Fault::retryable(Reason::SourceNotFound, message)
     }
 
     fn failed(&self, fault: Fault) -> Fault {
         fault.with_context(format_args!(
-            "what refers to {} cannot be brought along (referrers: Ignore leaves it)",
+            "cannot copy the referrers of {} (referrers: Ignore omits them)",
             self.reference
         ))
     }
 
     fn too_much(&self, what: &str) -> Fault {
-        let message = format!("{what}, as much as is brought along; remove what is old at the source");
+        let message = format!("{what}, which is the limit; remove old ones at the source");
         Fault::retryable(Reason::SourceFailed, message)
     }
 }
 
 impl std::fmt::Display for FoundReferrer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.by {
-            By::Subject(subject) => write!(formatter, "{}, which refers to {subject}", self.digest),
-            By::Tag(tag) => write!(formatter, "{} under the tag {tag}", self.digest),
+        match &self.kind {
+            ReferrerKind::Subject(subject) => write!(formatter, "{}, a referrer of {subject},", self.digest),
+            ReferrerKind::Tag(tag) => write!(formatter, "{} under the tag {tag}", self.digest),
         }
     }
 }
 
-/// The manifests of an image that something may refer to: its root and its platforms. What an index says of its own
-/// entries is no subject of others.
+/// The manifests of an image that can have referrers: its root and its platforms, without attestations that an index lists.
 fn subjects(documents: &[Document]) -> Vec<Digest> {
     let attestations: HashSet<&Digest> = documents
         .iter()

@@ -1,4 +1,4 @@
-//! A repository of a registry as a destination.
+//! A repository in a registry as a destination.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,18 +12,18 @@ use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
 use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError};
-use crate::source::{ByteStream, PushTarget};
+use crate::source::{ByteStream, PushTarget, RepositoryReader};
 
-/// Uploads that were begun by refused mounts, as many as wait for their turn.
-const BEGUN: NonZeroUsize = NonZeroUsize::new(16).unwrap();
+/// The most uploads that are kept after refused mounts.
+const PENDING: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 /// Pushes to one repository.
 #[derive(Clone)]
 pub struct RegistryDestination {
     repository: Repository,
     name: String,
-    /// What the registry began where it would not mount a blob; the oldest first.
-    begun: Arc<Mutex<LruCache<Digest, PendingUpload>>>,
+    /// Uploads that the registry began when it refused to mount a blob.
+    pending: Arc<Mutex<LruCache<Digest, PendingUpload>>>,
 }
 
 impl RegistryDestination {
@@ -33,62 +33,72 @@ impl RegistryDestination {
         Self {
             repository,
             name,
-            begun: Arc::new(Mutex::new(LruCache::new(BEGUN))),
+            pending: Arc::new(Mutex::new(LruCache::new(PENDING))),
         }
     }
 
-    /// What was found. A look that is refused may mean that nothing is there, which not every registry says to everybody;
-    /// what is pushed then decides, whose own failure counts.
-    fn found<T>(&self, looked: Result<Option<T>, Error>) -> Result<Option<T>, Fault> {
-        match looked {
+    /// The result of a read request. A refusal may mean that the object does not exist, because some registries do not tell
+    /// everybody. Then it is treated as absent, and the following upload succeeds or fails with its own error.
+    fn absent_if_refused<T>(&self, result: Result<Option<T>, Error>) -> Result<Option<T>, Fault> {
+        match result {
             Err(error) if error.may_mean_absent() => {
-                tracing::debug!(%error, "taken for absent");
+                tracing::debug!(%error, "treated as absent");
                 Ok(None)
             }
-            looked => looked.map_err(|error| error.into_push_fault(&self.name)),
+            result => result.map_err(|error| error.into_push_fault(&self.name)),
         }
     }
 
-    fn note_begun(&self, digest: &Digest, begun: PendingUpload) {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-        all.put(digest.clone(), begun);
+    fn keep_pending(&self, digest: &Digest, upload: PendingUpload) {
+        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        all.put(digest.clone(), upload);
     }
 
-    fn begun(&self, digest: &Digest) -> Option<PendingUpload> {
-        let mut all = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take_pending(&self, digest: &Digest) -> Option<PendingUpload> {
+        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         all.pop(digest)
     }
 }
 
 #[async_trait]
-impl Destination for RegistryDestination {
+impl RepositoryReader for RegistryDestination {
     fn name(&self) -> String {
         self.name.clone()
     }
 
-    fn repository(&self) -> &str {
-        self.repository.name()
-    }
-
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
-        let head = self.found(self.repository.head_manifest(identifier).await)?;
+        let head = self.absent_if_refused(self.repository.head_manifest(identifier).await)?;
         Ok(head.map(|descriptor| descriptor.digest))
     }
 
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault> {
-        self.found(self.repository.manifest(identifier).await)
+        self.absent_if_refused(self.repository.manifest(identifier).await)
+    }
+
+    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
+        self.absent_if_refused(self.repository.small_blob(digest, limit).await)
+    }
+
+    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        let listed = self.repository.referrers(subject).await;
+        listed.map_err(|error| error.into_push_fault(&self.name))
+    }
+}
+
+#[async_trait]
+impl Destination for RegistryDestination {
+    fn repository(&self) -> &str {
+        self.repository.name()
     }
 
     async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
         match self.repository.manifest(tag).await {
-            // A manifest of docker's schema 1, or something broken: an image may replace it.
+            // A manifest of docker's schema 1, or an invalid one: an image may replace it.
             Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge) => Ok(false),
-            read => Ok(self.found(read)?.is_some_and(|document| document.is_package())),
+            read => Ok(self
+                .absent_if_refused(read)?
+                .is_some_and(|document| document.is_package())),
         }
-    }
-
-    async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
-        self.found(self.repository.small_blob(digest, limit).await)
     }
 
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
@@ -100,17 +110,17 @@ impl Destination for RegistryDestination {
     }
 
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
-        self.found(self.repository.head_blob(digest).await)
+        self.absent_if_refused(self.repository.head_blob(digest).await)
     }
 
     async fn mount(&self, blob: &Descriptor, from: &str) -> Result<bool, Fault> {
         let mounted = self.repository.mount(&blob.digest, from).await;
         match mounted.map_err(|error| error.into_push_fault(&self.name))? {
             MountResult::Mounted => Ok(true),
-            MountResult::Refused(begun) => {
-                // The upload that follows goes there.
-                if let Some(begun) = begun {
-                    self.note_begun(&blob.digest, begun);
+            MountResult::Refused(pending) => {
+                // The following upload continues it.
+                if let Some(pending) = pending {
+                    self.keep_pending(&blob.digest, pending);
                 }
                 Ok(false)
             }
@@ -119,8 +129,8 @@ impl Destination for RegistryDestination {
 
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
         let digest = blob.digest.as_ref();
-        let begun = digest.and_then(|digest| self.begun(digest));
-        let stored = self.repository.resume_upload(begun, digest, blob.size, blob.bytes);
+        let pending = digest.and_then(|digest| self.take_pending(digest));
+        let stored = self.repository.resume_upload(pending, digest, blob.size, blob.bytes);
         stored.await.map_err(|error| match error {
             UploadError::Source(fault) => fault,
             UploadError::Registry(error) => error.into_push_fault(&self.name),
@@ -132,11 +142,6 @@ impl Destination for RegistryDestination {
         let identifier = tag.unwrap_or(document.digest().as_str());
         let put = self.repository.put_manifest(document, identifier).await;
         put.map_err(|error| error.into_document_push_fault(&self.name, document))
-    }
-
-    async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        let listed = self.repository.referrers(subject).await;
-        listed.map_err(|error| error.into_push_fault(&self.name))
     }
 
     async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
@@ -151,7 +156,7 @@ impl Destination for RegistryDestination {
 
     fn push_target(&self, tag: &str) -> Option<PushTarget> {
         let registry = self.repository.registry();
-        // An engine follows wherever a registry leads.
+        // An engine would follow any redirect of the registry.
         if registry.endpoint().restrictions.is_some() {
             return None;
         }

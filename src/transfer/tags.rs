@@ -1,20 +1,20 @@
-//! The tags of an image, each of which is looked at before it is written: an image replaces an image, and never a package.
+//! Writes the tags of an image. Each is read before it is written: an image may replace an image, but never a package.
 
 use super::Destination;
 use crate::fault::Fault;
 use crate::oci::{Document, Location, OmittedTag};
 
-/// The tags that `location` names, in a repository.
+/// The tags of `location` in a repository.
 pub(super) struct Tags<'a> {
     pub destination: &'a dyn Destination,
     pub location: &'a Location,
 }
 
 impl Tags<'_> {
-    /// That no package has the tag that names the image.
+    /// Checks that the image's first tag does not name a package.
     ///
     /// # Errors
-    /// [`Fault::conflict`] when one has it.
+    /// [`Fault::conflict`] if it does.
     pub async fn check_first(&self) -> Result<(), Fault> {
         match self.location.tags.first() {
             Some(tag) if self.destination.holds_package(tag).await? => Err(self.conflict(tag)),
@@ -22,10 +22,10 @@ impl Tags<'_> {
         }
     }
 
-    /// Writes `root` under each of the tags. Gives the plain one, where it belongs to somebody else and was left alone.
+    /// Writes `root` under all tags. Returns the plain tag if it belongs to another owner and was not written.
     ///
     /// # Errors
-    /// [`Fault::conflict`] when a package has the tag that names the image.
+    /// [`Fault::conflict`] if the image's first tag names a package.
     pub async fn write(&self, root: &Document) -> Result<Option<OmittedTag>, Fault> {
         self.check_first().await?;
         if let Some(tag) = self.location.tags.first() {
@@ -35,7 +35,7 @@ impl Tags<'_> {
             return Ok(self.location.omitted_tag.clone());
         };
         if self.destination.holds_package(tag).await? {
-            return Ok(Some(of_package(tag)));
+            return Ok(Some(owned_by_package(tag)));
         }
         self.destination.publish(root, Some(tag)).await?;
         Ok(None)
@@ -43,14 +43,14 @@ impl Tags<'_> {
 
     fn conflict(&self, tag: &str) -> Fault {
         Fault::conflict(format!(
-            "`{}:{tag}` is a package, which an image does not replace; give the image or the package another name or tag, or delete the package there",
+            "`{}:{tag}` is a package, which an image must not replace; give the image or the package another name or tag, or delete the package",
             self.destination.name()
         ))
     }
 }
 
-/// `tag` as one that a package has.
-pub(super) fn of_package(tag: &str) -> OmittedTag {
+/// `tag`, owned by a package.
+pub(super) fn owned_by_package(tag: &str) -> OmittedTag {
     OmittedTag {
         tag: tag.to_owned(),
         owner: "a package".to_owned(),

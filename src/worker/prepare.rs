@@ -85,7 +85,7 @@ fn locate(
     tag_owner: Option<&str>,
 ) -> Result<Location, Fault> {
     let spec = &image.spec;
-    let listed = crate::package::listed(request);
+    let listed = crate::package::package_reference(request);
     let mut location = Location::new(&listed, &target.address, &target.prefix, naming, spec.plain_tag)
         .map_err(|error| Fault::stalled(Reason::InvalidReference, error.to_string()))?;
     if let Some(owner) = tag_owner {

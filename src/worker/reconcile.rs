@@ -4,12 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
+use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{Controller, WatchStreamExt as _};
+use kube::runtime::reflector::Store;
 use kube::{Client, ResourceExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,9 +22,9 @@ use super::task;
 use crate::api::v1alpha1::{Conditions, JackalImage, requested_at};
 use crate::fault::{Disposition, Fault, Reason};
 use crate::runtime::{
-    Decision, Events, GuardedImage, ObjectKind, ObjectView, Recheck, Registries, Role, Settings, TaskKey, TaskTable,
-    WorkerInputs, current_selection, drop_managed_fields, image_with_tag, is_ready, kube_fault, object_uids,
-    qualified_name, until_stopped, update_status,
+    Decision, Events, GuardedImage, ObjectChange, ObjectKind, ObjectView, Recheck, Registries, Role, Settings, TaskKey,
+    TaskTable, WorkerInputs, current_selection, image_with_tag, is_ready, kube_fault, object_uids, qualified_name,
+    until_stopped, update_status,
 };
 
 /// How long a process waits for its tasks when it stops.
@@ -51,10 +49,7 @@ pub async fn run(
     inputs: WorkerInputs,
     stop: CancellationToken,
 ) {
-    let WorkerInputs {
-        images: writer,
-        rechecks,
-    } = inputs;
+    let WorkerInputs { images, rechecks } = inputs;
     let (wakes, woken) = mpsc::channel(1024);
     let worker = Arc::new(Worker {
         events: Events::new(client.clone(), holder),
@@ -73,9 +68,12 @@ pub async fn run(
         tracker: TaskTracker::new(),
         stop: stop.child_token(),
     });
-    let reader = writer.as_reader();
-    let images = Arc::clone(&reconciler).watch(writer);
-    let controller = Controller::for_stream(images, reader.clone())
+    let reader = images.store();
+    let (observer, store) = (Arc::clone(&reconciler), images.store());
+    let changes = images
+        .subscribe()
+        .inspect(move |change| observer.observe(&store, change));
+    let controller = Controller::for_shared_stream(images.changed(changes), reader.clone())
         .with_config(Config::default().concurrency(16))
         .reconcile_on(ReceiverStream::new(woken))
         .graceful_shutdown_on(stop.clone().cancelled_owned())
@@ -100,52 +98,29 @@ pub async fn run(
 }
 
 impl Reconciler {
-    /// Watches the images, and keeps them as `writer` and the task table have them.
-    fn watch(
-        self: Arc<Self>,
-        writer: Writer<GuardedImage>,
-    ) -> impl Stream<Item = watcher::Result<GuardedImage>> + Send + 'static {
-        let (before, listed) = (writer.as_reader(), writer.as_reader());
-        let api = self.worker.settings.api(&self.worker.client);
-        let mut listing = self.worker.settings.health.listing("JackalImages");
-        let changed = Arc::clone(&self);
-        watcher::watcher(api, watcher::Config::default())
-            .default_backoff()
-            .modify(drop_managed_fields)
-            .inspect(move |event| changed.wake_affected(&before, event))
-            .reflect(writer)
-            .inspect(move |event| {
-                listing.note(event);
-                let tasks = &self.worker.tasks;
-                match event {
-                    Ok(Event::Delete(object)) => tasks.forget(object.uid().as_deref().unwrap_or_default()),
-                    // Objects deleted between two lists have no event.
-                    Ok(Event::InitDone) => tasks.retain(&object_uids(&listed)),
-                    _ => {}
-                }
-            })
-            .touched_objects()
+    /// Keeps the task table as the images are, and reconciles those again that `change` affects.
+    fn observe(self: &Arc<Self>, store: &Store<GuardedImage>, change: &ObjectChange<GuardedImage>) {
+        let tasks = &self.worker.tasks;
+        match change {
+            ObjectChange::Applied { .. } => {}
+            ObjectChange::Deleted { last, .. } => tasks.forget(last.uid().as_deref().unwrap_or_default()),
+            // Objects deleted between two lists have no event.
+            ObjectChange::Listed => tasks.retain(&object_uids(store)),
+        }
+        self.wake_affected(store, change);
     }
 
-    /// Reconciles the images again that `event` affects. `before` does not have the event yet.
-    fn wake_affected(
-        self: &Arc<Self>,
-        before: &Store<GuardedImage>,
-        event: &Result<Event<GuardedImage>, watcher::Error>,
-    ) {
-        let Ok(Event::Apply(object) | Event::Delete(object)) = event else {
-            return;
-        };
+    /// Reconciles the images again that `change` affects.
+    fn wake_affected(self: &Arc<Self>, store: &Store<GuardedImage>, change: &ObjectChange<GuardedImage>) {
+        let Some(last) = change.object() else { return };
         let role = &self.worker.role;
-        let known = before.get(&ObjectRef::from_obj(object));
-        let known = known.as_ref().and_then(|known| known.0.as_ref().ok());
-        let last = object.0.as_ref().ok();
-        let now = last.filter(|_| !matches!(event, Ok(Event::Delete(_))));
-        if !role.affects_others(known, now) {
+        let before = change.before().and_then(|before| before.0.as_ref().ok());
+        let now = change.now().and_then(|now| now.0.as_ref().ok());
+        if !role.affects_others(before, now) {
             return;
         }
-        let changed: Vec<&JackalImage> = known.into_iter().chain(last).collect();
-        let affected = before.state_filter(|other| {
+        let changed: Vec<&JackalImage> = before.into_iter().chain(last.0.as_ref().ok()).collect();
+        let affected = store.state_filter(|other| {
             let other = other.0.as_ref().ok();
             other.is_some_and(|other| changed.iter().any(|changed| role.concerns(changed, other)))
         });

@@ -49,7 +49,7 @@ pub(super) async fn transfer(
     }
     info!(image = qualified_name(image), reference = %transfer.reference, to = written.name, "transferring");
     timer.transferring(Arc::clone(&transfer.progress));
-    let copy = transfer.bring(&resolved);
+    let copy = transfer.copy(&resolved);
     tokio::pin!(copy);
     let mut due = renewed + CLAIM_RENEW_INTERVAL;
     loop {

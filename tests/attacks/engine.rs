@@ -270,7 +270,7 @@ async fn an_engine_push_leaves_no_image_names_behind() {
                         panic!("it stands");
                     };
                     dedicated.engine.run(&["tag", other, name]);
-                    let outcome = transfer.bring(&resolved).await;
+                    let outcome = transfer.copy(&resolved).await;
                     let held = dedicated
                         .engine
                         .output(&["image", "ls", "--all", "--no-trunc", "--format", "{{.ID}}"]);

@@ -322,7 +322,7 @@ async fn oversized_signatures() -> Hostile {
                 registry_at("DESTINATION")
             );
             let object = standalone_image(&name, &format!("{}/signed-{number}:1", server.host), &more);
-            (name, object, "has not the signatures")
+            (name, object, "is not signed as verify requires")
         })
         .collect();
     Hostile { server, objects }

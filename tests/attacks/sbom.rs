@@ -159,7 +159,7 @@ async fn a_compromised_syft_gains_no_access() {
                         let output = tokio::time::timeout(SOON, output_of_script(&lines))
                             .await
                             .expect("an end");
-                        assert!(output.contains("cannot be read: it is no regular file"), "{output}");
+                        assert!(output.contains("cannot be read: it is not a regular file"), "{output}");
                     }
                 }
                 .boxed()

@@ -77,7 +77,7 @@ async fn a_key_is_accepted_only_within_its_validity_period() {
             final_state: "no image is copied because of it",
             run: || {
                 async {
-                    let why = "from a time at which the log did not count";
+                    let why = "from a time at which the log was not valid";
                     refused("tiled", ROOT, &[("tlogs", Validity::Before)], why).await;
                     refused("tiled", ROOT, &[("tlogs", Validity::After)], why).await;
                 }
@@ -92,7 +92,7 @@ async fn a_key_is_accepted_only_within_its_validity_period() {
             final_state: "no image is copied because of it",
             run: || {
                 async {
-                    let why = "from a time at which the log did not count";
+                    let why = "from a time at which the log was not valid";
                     refused("logged", ROOT, &[("tlogs", Validity::Before)], why).await;
                     refused("logged", ROOT, &[("tlogs", Validity::After)], why).await;
                 }
@@ -107,11 +107,11 @@ async fn a_key_is_accepted_only_within_its_validity_period() {
             final_state: "no image is copied because of it",
             run: || {
                 async {
-                    let why = "is in no certificate log";
+                    let why = "is not in a certificate log";
                     refused("logged", ROOT, &[("ctlogs", Validity::Before)], why).await;
-                    let why = "was given by no authority";
+                    let why = "was not issued by an authority";
                     refused("logged", ROOT, &[("certificateAuthorities", Validity::Before)], why).await;
-                    let why = "its timestamp is by no authority";
+                    let why = "its timestamp is not from an authority";
                     let authorities = "timestampAuthorities";
                     refused(
                         "stamped",

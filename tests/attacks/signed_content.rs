@@ -347,14 +347,14 @@ async fn a_forged_verified_status(platforms: Value) {
         let package = cluster.package("shop").await;
         let ready = package.status.and_then(|status| condition(&status.conditions, "Ready").cloned());
         let message = ready.map(|ready| ready.message).unwrap_or_default();
-        match message.contains("which is to be packed") {
+        match message.contains("the package cannot include") {
             true => Ok(message),
             false => Err(message),
         }
     })
     .await;
     assert!(
-        refused.contains("signature") || refused.contains("has not"),
+        refused.contains("signature") || refused.contains("is not signed"),
         "{refused}"
     );
     let package = cluster.api::<JackalPackage>().get("shop").await.unwrap();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures::TryStreamExt as _;
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::{MountResult, Registry};
+use jackal_operator::source::RepositoryReader as _;
 use jackal_operator::transfer::{Destination as _, RegistryDestination};
 
 use super::{Case, check};

@@ -149,7 +149,7 @@ async fn a_digest_of_another_algorithm() {
     let yaml = package_of(&[format!("'{}/app@{long}'", from.host)]);
     let output = Workspace::new().build_text(&yaml, &to.host, &[&from.host], &[]);
     assert!(
-        stderr(&output).contains("a package takes sha256 only"),
+        stderr(&output).contains("a package supports only sha256"),
         "{}",
         stderr(&output)
     );

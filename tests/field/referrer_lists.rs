@@ -330,7 +330,7 @@ async fn missing_tags_are_forbidden() {
     let verify = format!("  verify: [{{publicKeys: [{{inline: {}}}]}}]\n", json!(key));
     let (_, output, _) = built_behind(false, &verify, |request, _| forbid_missing(request, true)).await;
     assert!(
-        all_output(&output).contains("has not the signatures"),
+        all_output(&output).contains("is not signed as verify requires"),
         "{}",
         all_output(&output)
     );

@@ -3,8 +3,8 @@
 use futures::TryStreamExt as _;
 use jackal_operator::oci::{Digest, Reference};
 use jackal_operator::registry::{Registry, Repository};
-use jackal_operator::source::{ImageSource as _, RegistrySource};
-use jackal_operator::transfer::{Destination as _, RegistryDestination};
+use jackal_operator::source::{ImageSource as _, RegistrySource, RepositoryReader as _};
+use jackal_operator::transfer::RegistryDestination;
 
 use super::{Case, check};
 use crate::support::fault_proxy::{Action, FaultProxy, first};
@@ -172,11 +172,11 @@ async fn forbidden_signature_tag() {
     let document = image(&registry.repository("a"), "linux/amd64", noise(1, 1000)).await;
     put(&registry.repository("a"), &document, Some("1")).await;
     let (proxy, reference) = forbidding_missing_content(&registry, |_| false);
-    let source = RegistrySource::new(client(&proxy.host));
+    let repository = RegistrySource::new(client(&proxy.host)).repository(&reference).unwrap();
     let tag = format!("sha256-{}.sig", document.digest().hex());
-    assert_eq!(source.tag_digest(&reference, &tag).await.unwrap(), None);
+    assert_eq!(repository.digest_of(&tag).await.unwrap(), None);
     assert_eq!(
-        source.tag_digest(&reference, "1").await.unwrap().as_ref(),
+        repository.digest_of("1").await.unwrap().as_ref(),
         Some(document.digest())
     );
 }

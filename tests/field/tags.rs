@@ -178,7 +178,7 @@ async fn a_package_does_not_replace_an_image() {
     put(&repository, &document, Some("1.4.0")).await;
     let (reason, message) = builds.build("shop", &builds.registry.host, &[], "").failed();
     assert_eq!(reason, "RepositoryConflict");
-    assert!(message.contains("is there already and is no package"), "{message}");
+    assert!(message.contains("exists already and is not a package"), "{message}");
     assert_eq!(builds.stored_document().await.digest(), document.digest());
 }
 

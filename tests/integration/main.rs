@@ -6,6 +6,8 @@ mod archive;
 mod archive_definition;
 mod archive_have;
 mod archive_pack;
+mod archive_parts;
+mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;

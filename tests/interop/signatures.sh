@@ -119,7 +119,7 @@ verifies_cosign() {
   ! build package.yaml "$DEST" >report.json || fail 'an image of another key was brought'
   same 'the reason' VerificationError "$(jq -r '.failures[0].reason' report.json)"
   if (digest_of "$DEST/cosign/foreign:1"); then fail 'the image of another key is there'; fi
-  note "refused: $(jq -r '.failures[0].message' report.json | grep -o 'has not the signatures that verify asks for')"
+  note "refused: $(jq -r '.failures[0].message' report.json | grep -o 'is not signed as verify requires')"
 }
 
 verified_by() { # KEY IMAGE

@@ -10,6 +10,7 @@ zarf_steps() {
   check 'zarf package pull: a tarball, whole by its own checksums' zarf_pulls
   check 'pack: zarf reads, mirrors and publishes the file' zarf_reads_packed
   check 'pack of a definition: zarf reads and mirrors the file' zarf_reads_definition
+  check 'pack --max-part-size: zarf reads and mirrors the parts' zarf_reads_parts
   check 'zarf package inspect manifests, values-files: what a component holds beside images' zarf_inspects_component
   check 'zarf package verify: an unsigned package' zarf_verifies
   check 'zarf package mirror-resources: images into a registry, where we put them and with our digests' zarf_mirrors
@@ -90,6 +91,32 @@ zarf_reads_definition() {
   ours pack "$DEST/interop:1.0.0" "$DEST/interop-jackal:1.0.0" --insecure --output zarf-package-two-amd64-1.0.0.tar.zst
   zarf package inspect definition zarf-package-two-amd64-1.0.0.tar.zst >definition.yaml
   same 'kind and name' 'ZarfPackageConfig interop' "$(field definition.yaml '.kind + " " + .metadata.name')"
+}
+
+zarf_reads_parts() {
+  local file=zarf-package-interop-amd64-1.0.0.tar.zst size
+  ours pack "$DEST/interop:1.0.0" --insecure --output "$file"
+  size=$(($(stat -c %s "$file") / 5 + 64))
+  sha256 "$file" >whole.sha256
+  rm "$file"
+  ours pack "$DEST/interop:1.0.0" --insecure --output "$file" --max-part-size "$size" --parity 2
+  same 'what zarf reads of the list' "$(cat whole.sha256) 5" "$(jq -r '"\(.Sha256Sum) \(.Count)"' "$file.part000")"
+  # Zarf may delete the parts that it reads.
+  mkdir kept
+  cp "$file".pa* kept
+  zarf package inspect definition "$file.part000" >definition.yaml
+  same 'kind and name' 'ZarfPackageConfig interop' "$(field definition.yaml '.kind + " " + .metadata.name')"
+  cp kept/* .
+  # A part that got lost is computed again, and zarf takes it.
+  rm "$file.part001" "$file.part004"
+  refused 'split' zarf package inspect definition "$file.part000"
+  cp kept/* .
+  rm "$file.part001" "$file.part004"
+  ours repair "$file.part000"
+  zarf package mirror-resources "$file.part000" --components '*' --images --confirm --registry-url "$OLD/parts" \
+    --registry-push-username someone --registry-push-password something
+  check_images "$OLD/parts" zarf
+  note "$(find kept -name '*.part[0-9]*' | wc -l) files that zarf counts, $(find kept -name '*.parity*' | wc -l) that it does not"
 }
 
 zarf_inspects_component() {

@@ -9,7 +9,8 @@ use super::RepositoryContent;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, distinct_blobs};
 use crate::registry::{Kind, Repository};
-use crate::transfer::{Destination as _, LayoutDestination};
+use crate::source::RepositoryReader as _;
+use crate::transfer::LayoutDestination;
 
 /// Requests at once. Each holds one manifest.
 const PARALLEL: usize = 4;

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use super::store::MadeFile;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document};
-use crate::source::ByteStream;
+use crate::source::{ByteStream, RepositoryReader};
 use crate::transfer::{Destination, Upload};
 
 /// One repository of a package file. All repositories of a file share their blobs.
@@ -29,13 +29,9 @@ impl MadeRepository {
 }
 
 #[async_trait]
-impl Destination for MadeRepository {
+impl RepositoryReader for MadeRepository {
     fn name(&self) -> String {
         "the package file".to_owned()
-    }
-
-    fn repository(&self) -> &str {
-        &self.repository
     }
 
     async fn digest_of(&self, identifier: &str) -> Result<Option<Digest>, Fault> {
@@ -62,6 +58,18 @@ impl Destination for MadeRepository {
         Ok(Some(bytes.freeze()))
     }
 
+    async fn referrers(&self, _subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
+        // A package has none of its images: they are not files of it.
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Destination for MadeRepository {
+    fn repository(&self) -> &str {
+        &self.repository
+    }
+
     async fn read(&self, blob: &Descriptor) -> Result<Option<ByteStream<'_>>, Fault> {
         Ok(self.file.read(&blob.digest))
     }
@@ -81,11 +89,6 @@ impl Destination for MadeRepository {
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {
         self.file.publish(&self.repository, document, tag);
         Ok(())
-    }
-
-    async fn referrers(&self, _subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
-        // A package has none of its images: they are not files of it.
-        Ok(Vec::new())
     }
 
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {

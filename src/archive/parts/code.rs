@@ -122,7 +122,7 @@ pub(super) async fn encode(
             Ok((coder, outputs, buffer))
         })
         .await?;
-        progress.passed(length * parts.len() as u64);
+        progress.add_moved(length * parts.len() as u64);
         offset += length;
     }
     blocking(move || outputs.into_iter().map(Written::finish).collect()).await
@@ -183,7 +183,7 @@ pub(super) async fn decode(
             Ok((coder, outputs, buffer))
         })
         .await?;
-        progress.passed(length * parts as u64);
+        progress.add_moved(length * parts as u64);
         offset += length;
     }
     blocking(move || outputs.into_iter().map(Written::finish).collect()).await
@@ -211,7 +211,10 @@ mod tests {
     fn the_memory_is_bounded_whatever_the_number_of_parts() {
         for (parts, parity) in [(1, 1), (2, 2), (10, 2), (512, 1), (999, 1), (999, 99)] {
             let step = stripe(parts, parity, u64::MAX / PART_UNIT * PART_UNIT);
-            assert!(step >= 16 << 10 && step % PART_UNIT == 0, "{parts} {parity}: {step}");
+            assert!(
+                step >= 16 << 10 && step.is_multiple_of(PART_UNIT),
+                "{parts} {parity}: {step}"
+            );
             assert!(step * (parts + parity) as u64 <= MEMORY, "{parts} {parity}: {step}");
             assert_eq!(stripe(parts, parity, PART_UNIT), PART_UNIT);
         }

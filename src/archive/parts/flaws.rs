@@ -223,7 +223,7 @@ impl PartSet {
         let (set, own) = (self.clone(), listed.clone());
         let flaw = blocking(move || Ok(set.flaw_of(part, &own))).await?;
         if flaw.is_some() {
-            progress.passed(listed.size);
+            progress.add_moved(listed.size);
             return Ok(flaw);
         }
         let digest = match digest_of(&part.path(&self.archive), listed.size, progress).await? {
@@ -355,7 +355,7 @@ async fn digest_of(path: &Path, size: u64, progress: &Progress) -> Result<io::Re
             Err(error) => return Ok(Err(error)),
         };
         hasher.update(&bytes).await;
-        progress.passed(length as u64);
+        progress.add_moved(length as u64);
         offset += length as u64;
     }
     let digest = hasher.finish().await;

@@ -56,7 +56,7 @@ pub async fn join(
     let cannot = |error: std::io::Error| unwritable(Path::new(name), error);
     let set = PartSet::open(archive).await?;
     let mut file = PartsFile::open(archive).await?;
-    progress.expect(file.length());
+    progress.set_total(file.length());
     let stopped = |error: tokio::task::JoinError| Fault::retryable(Reason::InternalError, error.to_string());
     let mut whole = BackgroundHasher::new(None);
     let mut offset = 0;
@@ -85,7 +85,7 @@ pub async fn join(
                 hasher.update(&bytes).await;
             }
             out.write_all(&bytes).await.map_err(cannot)?;
-            progress.passed(length as u64);
+            progress.add_moved(length as u64);
             offset += length as u64;
         }
         if let (Some(hasher), Some(listed)) = (hasher, listed)

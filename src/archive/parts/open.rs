@@ -1,7 +1,7 @@
 //! An archive in parts as bytes at any offset.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::files::PartFile;
 use super::flaws::PartSet;
@@ -11,6 +11,7 @@ use crate::fault::{Fault, Reason};
 
 /// An archive whose bytes are in parts.
 pub struct PartsFile {
+    archive: PathBuf,
     parts: Vec<PartFile>,
     /// The offset in the archive at which each part begins.
     begins: Vec<u64>,
@@ -45,18 +46,40 @@ impl PartsFile {
             begins.push(length);
             length = length.saturating_add(size);
         }
-        Ok(Self { parts, begins, length })
+        Ok(Self {
+            archive: set.archive,
+            parts,
+            begins,
+            length,
+        })
+    }
+}
+
+impl PartsFile {
+    /// The place of the part that holds the byte at `offset`.
+    fn place_of(&self, offset: u64) -> usize {
+        let after = self.begins.partition_point(|begin| *begin <= offset);
+        after.saturating_sub(1)
     }
 }
 
 impl RandomAccess for PartsFile {
+    fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
+        let places = [offset, offset.saturating_add(length.saturating_sub(1))].map(|offset| self.place_of(offset));
+        let [first, last] = places.map(|at| PartName::Part(at + 1).file_name(&self.archive));
+        Some(match first == last {
+            true => first,
+            false => format!("{first} to {last}"),
+        })
+    }
+
     fn length(&self) -> u64 {
         self.length
     }
 
     fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
-            let at = self.begins.partition_point(|begin| *begin <= offset).saturating_sub(1);
+            let at = self.place_of(offset);
             let (Some(part), Some(begin)) = (self.parts.get(at), self.begins.get(at)) else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
@@ -79,7 +102,7 @@ impl RandomAccess for PartsFile {
 ///
 /// # Errors
 /// A stalled fault for a single part, which cannot be read alone.
-pub fn has_parts(path: &Path) -> Result<Option<std::path::PathBuf>, Fault> {
+pub fn has_parts(path: &Path) -> Result<Option<PathBuf>, Fault> {
     match PartName::of(path) {
         Some((archive, PartName::List)) => Ok(Some(archive)),
         Some((archive, _)) => {

@@ -31,7 +31,7 @@ pub struct Repaired {
 /// A stalled fault that names the lost parts, where there are more of them than sound parity parts.
 pub async fn repair(archive: &Path, progress: &Progress) -> Result<Repaired, Fault> {
     let set = PartSet::open(archive).await?;
-    progress.expect(set.total());
+    progress.set_total(set.total());
     let flaws = set.verify_all(progress).await?;
     let (foreign, flaws): (Vec<Flaw>, Vec<Flaw>) = flaws.into_iter().partition(|flaw| flaw.wrong == Wrong::Unlisted);
     let lost = |name: PartName| flaws.iter().any(|flaw| flaw.part == name);
@@ -61,7 +61,7 @@ pub async fn repair(archive: &Path, progress: &Progress) -> Result<Repaired, Fau
         .list
         .size
         .saturating_mul(u64::from(!parts.is_empty()) + u64::from(!parity.is_empty()));
-    progress.expect(set.total().saturating_add(work));
+    progress.set_total(set.total().saturating_add(work));
     let file = |at: usize, name: PartName, part: &Part| PartFile::new(name.path(archive), part.size, at);
     let size = set.list.parity_size().unwrap_or_default();
     if !parts.is_empty() {

@@ -126,6 +126,12 @@ async fn every_range_is_read() {
         file.read_exact_at(&mut bytes, begin as u64).unwrap();
         assert!(bytes == made.content[begin..end], "{begin}..{end}");
     }
+    assert_eq!(file.parts_of(8000, 192).unwrap(), "a.tar.zst.part001");
+    assert_eq!(
+        file.parts_of(8000, 193).unwrap(),
+        "a.tar.zst.part001 to a.tar.zst.part002"
+    );
+    assert_eq!(file.parts_of(16_384, 0).unwrap(), "a.tar.zst.part003");
     for (begin, length) in [(20_000, 1), (19_999, 2), (u64::MAX, 1)] {
         let error = file.read_exact_at(&mut vec![0; length], begin).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{begin}");

@@ -183,7 +183,7 @@ impl PartWriter {
             let parts: Arc<[PartFile]> = parts
                 .map(|(at, (path, part))| PartFile::new(path.to_path_buf(), part.size, at))
                 .collect();
-            progress.expect(progress.total().saturating_add(list.size));
+            progress.set_total(progress.total().saturating_add(list.size));
             list.parity = encode(parts, self.into.parity, size, outputs, progress).await?;
         }
         let parts = self.files.into_iter().enumerate();
@@ -318,7 +318,7 @@ pub async fn split(file: &Path, into: SplitInto, progress: &Progress) -> Result<
     if metadata.len().div_ceil(parts.into.part_size) > PARTS_LIMIT as u64 {
         return Err(parts.too_many());
     }
-    progress.expect(metadata.len());
+    progress.set_total(metadata.len());
     input.set_max_buf_size(READ);
     let mut hasher = BackgroundHasher::new(None);
     loop {
@@ -328,7 +328,7 @@ pub async fn split(file: &Path, into: SplitInto, progress: &Progress) -> Result<
         }
         let bytes = bytes.freeze();
         hasher.update(&bytes).await;
-        progress.passed(bytes.len() as u64);
+        progress.add_moved(bytes.len() as u64);
         parts.write(bytes).await?;
     }
     let digest = hasher.finish().await;

@@ -167,12 +167,12 @@ fn is_zstd(start: &[u8]) -> bool {
 
 /// The length of the content of `layer`, which has the digest `diff_id`.
 async fn measure(archive: &Archive, layer: &Descriptor, diff_id: &Digest, progress: &Progress) -> Result<u64, Fault> {
-    progress.expect(progress.done().saturating_add(layer.size));
+    progress.set_total(progress.done().saturating_add(layer.size));
     let stored = archive.read(&layer.digest);
     let stored = stored.ok_or_else(|| invalid(&format!("the archive lacks its layer {}", layer.digest)))?;
     let stored = stored.inspect(|chunk| {
         if let Ok(chunk) = chunk {
-            progress.passed(chunk.len() as u64);
+            progress.add_moved(chunk.len() as u64);
         }
     });
     let mut content = decompressed(stored.boxed(), &layer.digest);

@@ -35,7 +35,7 @@ pub async fn write_layout(
         planned.push((image, blobs));
     }
     let all = planned.iter().flat_map(|(_, blobs)| blobs);
-    progress.expect(all.fold(0, |sum, (blob, _)| blob.size.saturating_add(sum)));
+    progress.set_total(all.fold(0, |sum, (blob, _)| blob.size.saturating_add(sum)));
     let mut unpacked = Unpacked { files: 0, size: 0 };
     for (image, blobs) in planned {
         let within = |fault: Fault| fault.with_context(format_args!("image `{}`", image.shown()));
@@ -60,7 +60,7 @@ async fn write_blob(
     progress: &Progress,
 ) -> Result<u64, Fault> {
     if layout.holds(&blob.digest).await? == Some(blob.size) {
-        progress.passed(blob.size);
+        progress.add_moved(blob.size);
         return Ok(0);
     }
     let content = match content {
@@ -79,7 +79,7 @@ async fn write_blob(
         bytes: content
             .inspect(|chunk| {
                 if let Ok(chunk) = chunk {
-                    progress.passed(chunk.len() as u64);
+                    progress.add_moved(chunk.len() as u64);
                 }
             })
             .boxed(),

@@ -15,6 +15,7 @@ mod write;
 
 use tokio::io::AsyncWrite;
 
+pub(super) use self::chosen::platforms_of;
 pub use self::chosen::{Chosen, Wanted, choose};
 pub use self::layout::write_layout;
 use super::contents::Archive;
@@ -42,7 +43,7 @@ pub async fn write_oci_archive(
     progress: &Progress,
 ) -> Result<Unpacked, Fault> {
     let files = plan::oci(images, |digest| archive.size(digest))?;
-    progress.expect(plan::total(&files));
+    progress.set_total(plan::total(&files));
     write::tar(archive, &files, out, progress).await
 }
 
@@ -59,6 +60,6 @@ pub async fn write_docker_archive(
 ) -> Result<Unpacked, Fault> {
     let images = docker::describe(archive, images, progress).await?;
     let files = plan::docker(&images)?;
-    progress.expect(progress.done().saturating_add(plan::total(&files)));
+    progress.set_total(progress.done().saturating_add(plan::total(&files)));
     write::tar(archive, &files, out, progress).await
 }

@@ -38,7 +38,7 @@ pub(super) async fn tar(
         while let Some(chunk) = content.next().await.transpose()? {
             left = left.checked_sub(chunk.len() as u64).ok_or_else(|| differs(file))?;
             size += send(&mut out, &chunk).await?;
-            progress.passed(chunk.len() as u64);
+            progress.add_moved(chunk.len() as u64);
         }
         if left > 0 {
             return Err(differs(file));

@@ -11,7 +11,7 @@ use crate::cli::progress::Display;
 use crate::cli::registry_clients::RegistryClients;
 use crate::fault::{Fault, Reason};
 use crate::fetch::{ChartCache, gather};
-use crate::package::component::{Found, missing_images, pinned};
+use crate::package::component::{ComponentContent, missing_images, pinned};
 use crate::package::{Plan, PlannedImage};
 
 /// Images that are checked concurrently.
@@ -25,7 +25,7 @@ impl Build {
         given: &FileObjects,
         target: &Target,
         access: &RegistryClients,
-    ) -> Result<Vec<Found>, Fault> {
+    ) -> Result<Vec<ComponentContent>, Fault> {
         let reach = FileAccess::new(self, given, target, access);
         gather(components, &reach, &ChartCache::default()).await
     }
@@ -67,7 +67,7 @@ impl Build {
                 Ok(gathered) => gathered.into_iter().next().unwrap_or_default(),
                 Err(fault) => {
                     report.fail(fault.into(), display);
-                    Found::default()
+                    ComponentContent::default()
                 }
             };
             for file in &of_component.files {

@@ -1,23 +1,26 @@
-//! One object of a file: its images are copied and, for a package, its artifact is built.
+//! One object of a file: its images are transferred, and its artifact is built where it is a package.
 
+use super::host::FileBuild;
 use super::report::Named;
 use super::{Build, BuildContext, Report, Target, prefix};
 use crate::api::v1alpha1::JackalPackageSpec;
 use crate::cli::package_file::{FileObjects, Kind, Object};
 use crate::cli::progress::{Display, bytes};
 use crate::cli::registry_clients::RegistryClients;
-use crate::package::component::Found;
-use crate::package::{Definition, Names, Parts, Plan, ReusableTars, TransferredImage, assemble, component, repository};
+use crate::package::component::ComponentContent;
+use crate::package::{
+    BuiltPackage, Definition, NameOwners, Plan, Recipe, TransferredImage, build_package, component, repository,
+};
 use crate::signing::SigningKey;
 
 impl Build {
-    /// Builds or checks `object`, whose file has earlier objects with `names`. The result so far is in `report`, even after
-    /// an error.
+    /// Builds `object`, or checks it, where earlier objects of its file have `names`. `report` gets the results, also those
+    /// before a failure.
     pub(super) async fn object(
         &self,
         object: &Object,
         given: &FileObjects,
-        (target, names): (&Target, &mut Names),
+        (target, names): (&Target, &mut NameOwners),
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
@@ -45,10 +48,10 @@ impl Build {
         }
         names.add_images(&owner, &mut plan, spec.compression)?;
         report.planned = plan.images.len();
-        let definition = match object.kind {
-            Kind::Package => Some(Definition::of(&object.name, spec, &plan)?),
-            Kind::Image => None,
-        };
+        // Before anything is transferred: an invalid package transfers nothing.
+        if object.kind == Kind::Package {
+            Definition::of(&object.name, spec, &plan)?;
+        }
         if self.check {
             return self.check_all(&plan, spec, given, access, display, report).await;
         }
@@ -68,107 +71,121 @@ impl Build {
             display.say(format_args!("would move {} to {to}", bytes(report.moved_bytes)));
             return Ok(());
         }
-        let Some(definition) = definition else {
+        if object.kind == Kind::Image {
             return Ok(());
-        };
-        let content = Content {
-            definition: definition.holding(spec, &found),
-            name: repository(&prefix, &object.name),
+        }
+        let package = PackageInputs {
+            name: &object.name,
+            path: repository(&prefix, &object.name),
             address,
             spec,
             plan: &plan,
-            found: &found,
+            contents: found,
             key: key.as_ref(),
         };
-        self.put_together(content, &works, display, report).await
+        self.build_package(package, &works, display, report).await
     }
 
-    /// Builds the artifact of a package whose images exist in the destination.
-    async fn put_together(
+    /// Builds the artifact of a package whose images are transferred.
+    async fn build_package(
         &self,
-        content: Content<'_>,
+        package: PackageInputs<'_>,
         works: &BuildContext,
         display: &Display,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let Content {
-            definition,
+        let PackageInputs {
+            name,
+            path,
+            address,
             spec,
             plan,
-            name,
-            ..
-        } = content;
-        let mut brought = Vec::with_capacity(plan.images.len());
+            contents,
+            key,
+        } = package;
+        let mut images = Vec::with_capacity(plan.images.len());
         for (planned, row) in plan.images.iter().zip(&mut report.images) {
-            brought.push(TransferredImage {
-                reference: planned.listed(),
+            images.push(TransferredImage {
+                reference: planned.package_reference(),
                 digest: row.digest.as_deref().unwrap_or_default().parse()?,
                 destination: works.destination(&planned.location.repository)?,
                 origin: Some(row.material(planned)?),
                 documents: std::mem::take(&mut row.documents),
             });
         }
-        let destination = works.destination(&name)?;
-        // Without an object that records the artifact, only its signature shows who built it.
-        let architecture = definition.architecture();
-        let known = ReusableTars::read(&*destination, spec.version(), architecture, None, content.key).await?;
-        let mut archives = component::archives(spec, content.found);
-        archives.extend(self.sboms(spec, &mut brought, &known, display, report).await?);
-        let url = match content.address.as_str() {
-            "" => format!("{name}:{}", spec.version()),
-            address => format!("oci://{address}/{name}:{}", spec.version()),
+        let destination = works.destination(&path)?;
+        let syft = self.sbom.open().await;
+        let version = spec.version();
+        let url = match address.as_str() {
+            "" => format!("{path}:{version}"),
+            address => format!("oci://{address}/{path}:{version}"),
         };
-        let parts = Parts {
-            definition,
+        let recipe = Recipe {
+            name,
             spec,
-            images: &brought,
-            archives: &archives,
-            charts: &report.charts,
+            plan,
+            images,
+            repository: &*destination,
             url: &url,
-            key: content.key,
-            known: &known,
+            key,
+            // No object records the artifacts of a file; only its signature proves who made one.
+            recorded: None,
+            syft: syft.as_deref(),
         };
-        let assembled = assemble(parts, &*destination, async |_| Ok(())).await?;
-        let published = assembled.published;
-        if let Some(signed) = &assembled.signed {
-            report.changed |= signed.new;
-            if let Some(foreign) = &signed.foreign {
-                display.warn(format_args!(
-                    "the index under the tag is not signed: it lists a package for {foreign} that the key has not signed; sign that, or verify by digest"
-                ));
-            }
-        }
-        report.changed |= published.changed;
-        report.moved_bytes += published.moved_bytes;
-        let digest = published.manifest.to_string();
-        let reference = works.package_name(&name, spec.version());
-        if let Some(left_out) = &assembled.differential {
-            let saved = bytes(published.saved_bytes);
-            display.say(format_args!(
-                "{} images are left out, {saved}: version {} holds them",
-                left_out.omitted_images, left_out.version
-            ));
-        }
-        report.differential = assembled.differential;
-        if let Some(advice) = works.copy_advice(&name, spec.version()) {
+        let host = FileBuild::new(contents, display);
+        let result = build_package(recipe, &host).await;
+        report.sboms = host.into_sboms();
+        let (built, _) = result?;
+        let reference = works.package_name(&path, version);
+        report_package(built, reference, display, report);
+        if let Some(advice) = works.copy_advice(&path, version) {
             display.say(advice);
         }
-        let sent = bytes(report.moved_bytes);
-        display.say(format_args!("{reference} is {digest} ({sent} sent)"));
-        report.named = Some(Named { reference, digest });
+        if let Some(Named { reference, digest }) = &report.named {
+            let sent = bytes(report.moved_bytes);
+            display.say(format_args!("{reference} is {digest} ({sent} sent)"));
+        }
         Ok(())
     }
 }
 
-/// The parts of a package's artifact.
-struct Content<'a> {
-    definition: Definition,
-    /// Its repository.
-    name: String,
-    /// The prefix of names in the cluster; empty for an OCI layout without one.
+/// Reports the package that was built as `reference`.
+fn report_package(built: BuiltPackage, reference: String, display: &Display, report: &mut Report) {
+    let published = built.published;
+    if let Some(signed) = &built.signed {
+        report.changed |= signed.new;
+        if let Some(foreign) = &signed.foreign {
+            display.warn(format_args!(
+                "the index under the tag is not signed: it lists a package for {foreign} that the key has not signed; sign that, or verify by digest"
+            ));
+        }
+    }
+    report.changed |= published.changed;
+    report.moved_bytes += published.moved_bytes;
+    if let Some(left_out) = &built.differential {
+        let saved = bytes(published.saved_bytes);
+        display.say(format_args!(
+            "{} images are left out, {saved}: version {} holds them",
+            left_out.omitted_images, left_out.version
+        ));
+    }
+    report.differential = built.differential;
+    report.named = Some(Named {
+        reference,
+        digest: published.manifest.to_string(),
+    });
+}
+
+/// What a package is built from.
+struct PackageInputs<'a> {
+    name: &'a str,
+    /// The path of its repository.
+    path: String,
+    /// What the names in the cluster begin with; empty for an OCI layout without one.
     address: String,
     spec: &'a JackalPackageSpec,
     plan: &'a Plan,
-    found: &'a [Found],
+    /// The content of its components.
+    contents: Vec<ComponentContent>,
     key: Option<&'a SigningKey>,
 }

@@ -16,7 +16,7 @@ use crate::cli::progress::{Display, Output};
 use crate::cli::sbom::SbomFlags;
 use crate::cli::{UsageError, print};
 use crate::fault::{Fault, Reason};
-use crate::package::Names;
+use crate::package::NameOwners;
 
 /// The flags of `pack` for the definition of a package.
 #[derive(Clone, Debug, Args)]
@@ -79,7 +79,7 @@ impl DefinitionFlags {
         let mut reports = Reports::new(false);
         let report = reports.begin(object, false);
         let target = Target::Archive(Arc::clone(&made));
-        let names = &mut Names::default();
+        let names = &mut NameOwners::default();
         build
             .object(object, &file.given, (&target, names), &display, report)
             .await?;

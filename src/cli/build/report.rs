@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::sboms;
+use super::host::SbomRow;
 use crate::api::v1alpha1::{Differential, MissingImage, PinnedChart};
 use crate::cli::package_file::{Kind, Object};
 use crate::cli::progress::Display;
@@ -42,7 +42,7 @@ pub(super) struct Report {
     pub missing_images: Vec<MissingImage>,
     /// The progress of the SBOMs; absent if none are generated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sboms: Option<sboms::Row>,
+    pub sboms: Option<SbomRow>,
     /// What is omitted because an earlier version contains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub differential: Option<Differential>,

@@ -7,7 +7,7 @@ use crate::cli::package_file::FileObjects;
 use crate::cli::registry_clients::RegistryClients;
 use crate::fault::{Fault, Reason};
 use crate::fetch::select;
-use crate::package::{effective, followed};
+use crate::package::{policy_images, with_selected_tags};
 
 impl Build {
     /// `spec` with the tags that its policies select now.
@@ -19,8 +19,8 @@ impl Build {
         access: &RegistryClients,
     ) -> Result<JackalPackageSpec, Fault> {
         let reach = FileAccess::new(self, given, target, access);
-        let selections = select(&followed(spec)?, &reach).await?;
-        effective(spec, &selections)
+        let selections = select(&policy_images(spec)?, &reach).await?;
+        with_selected_tags(spec, &selections)
             .ok_or_else(|| Fault::stalled(Reason::InvalidSpec, "a tag was not chosen for each image"))
     }
 }

@@ -109,7 +109,7 @@ fn many_failed_images_are_counted() {
 }
 
 #[test]
-fn a_package_is_verified_when_each_image_is_that_must_be() {
+fn a_package_is_verified_when_each_required_image_is() {
     let demanding = |name: &str, verified: &[(&str, &str, &str, &str)]| {
         let mut image = image(name, with(verified, json!({})));
         image.spec.verify = serde_json::from_value(json!([{ "publicKeys": [{ "inline": "key" }] }])).unwrap();
@@ -118,7 +118,7 @@ fn a_package_is_verified_when_each_image_is_that_must_be() {
     let yes = [("Verified", "True", "Succeeded", "it has them")];
     let no = [("Verified", "False", "VerificationError", "it has no signature")];
     let plain = || image("plain:1", json!({}));
-    assert_eq!(Verification::of(&[plain()]), Verification::Nothing);
+    assert_eq!(Verification::of(&[plain()]), Verification::NotRequired);
     let some = [plain(), demanding("a:1", &yes), demanding("b:1", &[])];
     assert_eq!(Verification::of(&some), Verification::Unknown);
     let all = [plain(), demanding("a:1", &yes), demanding("b:1", &yes)];
@@ -138,26 +138,29 @@ fn a_package_is_verified_when_each_image_is_that_must_be() {
         (Verification::Satisfied(2), Some("True")),
         (Verification::Unknown, Some("True")),
         (said, Some("False")),
-        (Verification::Nothing, None),
+        (Verification::NotRequired, None),
     ] {
-        verification.note(&mut conditions, Some(1), now());
+        verification.set(&mut conditions, Some(1), now());
         let known = conditions.get(VERIFIED).map(|known| known.status.as_str());
         assert_eq!(known, status, "{verification:?}");
     }
 }
 
 #[test]
-fn a_package_speaks_of_the_images_that_it_has() {
+fn messages_name_the_number_of_images() {
     assert_eq!(
-        brought(&Counts::new(0, 0, 0)),
-        "the package has no images; its artifact is put together"
+        transfer_message(&Counts::new(0, 0, 0)),
+        "the package has no images; its artifact is being built"
     );
-    assert_eq!(brought(&Counts::new(2, 1, 0)), "1 of 2 images are in the registry");
+    assert_eq!(
+        transfer_message(&Counts::new(2, 1, 0)),
+        "1 of 2 images are in the registry"
+    );
     for (images, said) in [
         (0, "the package oci://r/a:1 is in the registry"),
         (1, "1 image and the package oci://r/a:1 are in the registry"),
         (2, "2 images and the package oci://r/a:1 are in the registry"),
     ] {
-        assert_eq!(complete(images, "oci://r/a:1"), said);
+        assert_eq!(ready_message(images, "oci://r/a:1"), said);
     }
 }

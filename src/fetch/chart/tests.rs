@@ -38,7 +38,7 @@ async fn the_texts_of_a_chart_are_read() {
 }
 
 #[tokio::test]
-async fn what_is_no_chart_is_refused() {
+async fn an_invalid_archive_is_refused() {
     assert!(
         why(Bytes::from_static(b"<html>"))
             .await
@@ -58,14 +58,14 @@ async fn what_is_no_chart_is_refused() {
             .await
             .contains("has more than")
     );
-    // A bomb: zeros in a file that nobody reads.
+    // A decompression bomb: zeros in a file that is not read.
     let zeros = vec![0; UNPACKED_LIMIT as usize];
     let bomb = packed(&[("x/Chart.yaml", b"name: x\nversion: 1.0.0"), ("x/README.md", &zeros)]).await;
     assert!(why(bomb).await.contains("unpacks to more"));
 }
 
 #[test]
-fn addresses_of_an_index_start_from_the_repositorys() {
+fn addresses_in_an_index_are_resolved_against_the_repository() {
     for (base, relative, url) in [
         ("https://h/charts", "index.yaml", "https://h/charts/index.yaml"),
         ("https://h", "a/b-1.0.0+c.tgz", "https://h/a/b-1.0.0+c.tgz"),
@@ -81,18 +81,18 @@ fn addresses_of_an_index_start_from_the_repositorys() {
             "https://h/charts/a.tgz?sig=s",
         ),
         ("https://h/charts?token=t", "/a.tgz", "https://h/a.tgz?token=t"),
-        // A token is for nobody else.
+        // A token is not sent to another host.
         ("https://h/charts?token=t", "https://other/a.tgz", "https://other/a.tgz"),
         ("https://h/charts?token=t", "http://h/a.tgz", "http://h/a.tgz"),
     ] {
-        let base = folder(Url::parse(base).unwrap());
-        assert_eq!(within(&base, relative).unwrap().as_str(), url);
+        let base = as_directory(Url::parse(base).unwrap());
+        assert_eq!(resolve(&base, relative).unwrap().as_str(), url);
     }
     for (written, reference) in [
         ("r.example:5000/a", "r.example:5000/a:1.0.0_b"),
         ("r.example/a:2.0.0+c", "r.example/a:2.0.0_c"),
         ("r.example/a@sha256:00", "r.example/a@sha256:00"),
     ] {
-        assert_eq!(tagged(written, "1.0.0+b"), reference);
+        assert_eq!(with_tag(written, "1.0.0+b"), reference);
     }
 }

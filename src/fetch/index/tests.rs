@@ -26,7 +26,7 @@ fn a_version_is_found_with_its_digest() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
+fn a_missing_chart_or_version_is_reported() {
     assert_eq!(find(INDEX, "other", "6.5.0"), Err(Missing::Chart));
     assert_eq!(find(INDEX, "podinfo", "6.2.0"), Err(Missing::Address));
     let Err(Missing::Version(known)) = find(INDEX, "podinfo", "7.0.0") else {
@@ -48,7 +48,7 @@ fn broken_entries_do_not_hide_good_ones() {
         find(index, "a", "2.0.0"),
         Err(Missing::Version(vec!["1.0.0".to_owned(); 2]))
     );
-    // As `helm repo index --json` writes it, and a program that indents by tabs.
+    // As `helm repo index --json` writes it, and a program that indents with tabs.
     let json = "{\n\t\"apiVersion\": \"v1\",\n\t\"entries\": {\"a\": [null, {\"version\": \"1.0.0+b\", \"urls\": [\"a-1.0.0+b.tgz\"]}], \"b\": null}\n}";
     assert_eq!(find(json, "a", "1.0.0+b").unwrap().url, "a-1.0.0+b.tgz");
 }

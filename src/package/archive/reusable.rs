@@ -1,38 +1,38 @@
-//! Which tars that stand in a package's repository may be taken as they are.
+//! Which tars in a package's repository may be reused.
 //!
-//! The annotation that says what a tar was made of is computed from names and digests: whoever may write to the repository
-//! may lay another tar below it, and have that packed, and signed, in the owner's name. So it is believed where the
-//! object's own status records the artifact, and in a package that is signed only where the key of that package has signed
-//! what the tar was made of together with its content. Anywhere else it is a hint: the tar is made, and compared.
+//! A tar's annotation with the digest of its inputs is not trustworthy: anybody with write access to the repository can put
+//! it on another tar, which would then be packed and signed in the owner's name. So the annotation counts only if the
+//! object's own status records the artifact; in a signed package only if the package's key has signed the inputs together
+//! with the tar's content. Otherwise it is a hint: the tar is made again and compared.
 
 use std::collections::BTreeMap;
 
 use super::{Archive, INPUTS, INPUTS_SIGNATURE};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document, Manifest};
-use crate::package::publish::standing;
+use crate::package::existing_index::ExistingIndex;
 use crate::signing::SigningKey;
 use crate::transfer::Destination;
 
-/// The type of what is signed of a tar, so that no other signature of the key passes for it.
+/// The type of the signed content, so that no other signature by the key can be used for it.
 const SIGNED_TYPE: &str = "application/vnd.jackal.package.tar.v1";
 
-/// Tars that stand in a package's repository, by what they say that they were made of.
+/// Tars in a package's repository, by the digest of the inputs that they claim.
 #[derive(Clone, Debug, Default)]
 pub struct ReusableTars(BTreeMap<Digest, ReusableTar>);
 
-/// A tar that stands.
+/// A tar in the repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ReusableTar {
     /// Its layer.
     pub blob: Descriptor,
-    /// Whether it was made of what it says.
+    /// Whether the claimed inputs are proven.
     pub proven: bool,
 }
 
 impl ReusableTars {
-    /// Reads the artifact of `architecture` under `tag`, and the one that the object's status records, if it does. `key` is
-    /// what signs the package.
+    /// Reads the artifact for `architecture` under `tag`, and the `recorded` one of the object's status, if any. `key` signs
+    /// the package.
     pub async fn read(
         repository: &dyn Destination,
         tag: &str,
@@ -41,19 +41,19 @@ impl ReusableTars {
         key: Option<&SigningKey>,
     ) -> Result<Self, Fault> {
         let mut known = Self::default();
-        let index = standing(repository, tag).await?;
-        let named = index.as_ref().and_then(|index| index.of(architecture));
+        let index = ExistingIndex::read(repository, tag).await?;
+        let named = index.as_ref().and_then(|index| index.manifest_for(architecture));
         let named = named.filter(|named| Some(*named) != recorded);
         for digest in named.into_iter().chain(recorded) {
             let document = repository.document(digest.as_str()).await?;
             if let Some(manifest) = document.as_ref().and_then(Document::manifest) {
-                known.take(manifest, recorded == Some(digest), key);
+                known.add(manifest, recorded == Some(digest), key);
             }
         }
         Ok(known)
     }
 
-    fn take(&mut self, manifest: &Manifest, recorded: bool, key: Option<&SigningKey>) {
+    fn add(&mut self, manifest: &Manifest, recorded: bool, key: Option<&SigningKey>) {
         for layer in &manifest.layers {
             let Some(inputs) = layer.annotations.get(INPUTS).and_then(|text| text.parse().ok()) else {
                 continue;
@@ -62,7 +62,7 @@ impl ReusableTars {
                 None => recorded,
                 Some(key) => is_signed(key, &inputs, layer),
             };
-            // What is proven is no longer replaced.
+            // A proven tar is not replaced.
             if self.0.get(&inputs).is_none_or(|known| !known.proven) {
                 let blob = layer.clone();
                 self.0.insert(inputs, ReusableTar { blob, proven });
@@ -70,23 +70,23 @@ impl ReusableTars {
         }
     }
 
-    /// The tar that says it was made of `inputs`.
+    /// The tar that claims to be made of `inputs`.
     pub(super) fn get(&self, inputs: &Digest) -> Option<&ReusableTar> {
         self.0.get(inputs)
     }
 
-    /// Whether a tar of the same content was made before: so what decides its content was what it is now.
+    /// Whether a tar of the same inputs is proven.
     pub fn proves(&self, archive: &Archive) -> bool {
         self.get(&archive.inputs()).is_some_and(|known| known.proven)
     }
 }
 
-/// What of a tar is signed.
+/// The bytes that are signed for a tar.
 fn signed_content(inputs: &Digest, digest: &Digest, size: u64) -> Vec<u8> {
     format!("{inputs} {digest} {size}").into_bytes()
 }
 
-/// The signature by `key` that the tar `digest` of so many bytes was made of `inputs`. The same gives the same.
+/// The signature by `key` that the tar `digest` of `size` bytes was made of `inputs`. It is deterministic.
 pub(super) fn signature(key: &SigningKey, inputs: &Digest, digest: &Digest, size: u64) -> String {
     hex::encode(key.sign_typed(SIGNED_TYPE, &signed_content(inputs, digest, size)))
 }
@@ -105,7 +105,7 @@ mod tests {
 
     fn key(name: &str) -> SigningKey {
         let pem = std::fs::read(format!("{}/tests/signing/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap();
-        SigningKey::read(&pem, Some(b"secret")).unwrap()
+        SigningKey::from_pem(&pem, Some(b"secret")).unwrap()
     }
 
     fn layer(content: &[u8], inputs: &Digest, signature: Option<String>) -> Descriptor {
@@ -120,13 +120,13 @@ mod tests {
     fn proven(layers: Vec<Descriptor>, recorded: bool, key: Option<&SigningKey>) -> Vec<(Digest, bool)> {
         let manifest = Manifest::new(Descriptor::empty(), layers);
         let mut known = ReusableTars::default();
-        known.take(&manifest, recorded, key);
+        known.add(&manifest, recorded, key);
         let rows = known.0.into_values();
         rows.map(|known| (known.blob.digest, known.proven)).collect()
     }
 
     #[test]
-    fn the_record_proves_what_is_not_signed() {
+    fn an_unsigned_tar_is_proven_by_the_recorded_status() {
         let inputs = Digest::of(b"inputs");
         let layers = || vec![layer(b"tar", &inputs, None)];
         assert_eq!(proven(layers(), true, None), [(Digest::of(b"tar"), true)]);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_own_key_proves_what_is_signed() {
+    fn a_signed_tar_is_proven_only_by_the_packages_key() {
         let key = key("cosign.key");
         let (inputs, digest) = (Digest::of(b"inputs"), Digest::of(b"tar"));
         let made = signature(&key, &inputs, &digest, 3);
@@ -145,10 +145,10 @@ mod tests {
         assert!(!is_proven(layer(b"evil", &inputs, Some(made.clone()))));
         assert!(!is_proven(layer(b"tar", &Digest::of(b"other"), Some(made.clone()))));
         assert!(!is_proven(layer(b"tar", &inputs, Some("x".to_owned()))));
-        // The same words, signed as something else.
+        // The same content, signed as another type.
         let other = hex::encode(key.sign(&signed_content(&inputs, &digest, 3)));
         assert!(!is_proven(layer(b"tar", &inputs, Some(other))));
-        // What is proven is found whatever lies before or after it.
+        // A proven tar is found whether others come before or after it.
         for at in [0, 1] {
             let mut layers = vec![layer(b"evil", &inputs, None)];
             layers.insert(at, layer(b"tar", &inputs, Some(made.clone())));

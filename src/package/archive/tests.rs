@@ -4,7 +4,7 @@ use futures::TryStreamExt as _;
 
 use super::*;
 
-/// Content that counts how often it is read, and may say another length than it has.
+/// Content that counts how often it is read, and may announce a wrong length.
 struct Counted {
     content: &'static str,
     length: u64,
@@ -16,7 +16,7 @@ impl EntrySource for Counted {
     async fn open(&self) -> Result<(u64, ByteStream<'static>), Fault> {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let content = Bytes::from_static(self.content.as_bytes());
-        // In two pieces, as it comes from a network.
+        // In two chunks, as from a network.
         let pieces = [content.slice(..1), content.slice(1..)].map(Ok);
         Ok((self.length, stream::iter(pieces).boxed()))
     }
@@ -55,7 +55,7 @@ async fn bytes(archive: &Archive) -> Result<Vec<u8>, Fault> {
 }
 
 #[tokio::test]
-async fn is_a_tar_that_others_read() {
+async fn the_tar_is_readable_by_a_standard_reader() {
     let long = format!("app/files/0/{}", "x".repeat(150));
     let (one, two) = (counted("hello"), counted(&"0123456789abcdef"[..16]));
     let archive = archive(vec![
@@ -91,7 +91,7 @@ async fn is_a_tar_that_others_read() {
 }
 
 #[tokio::test]
-async fn content_of_another_length_is_a_fault_and_no_tar() {
+async fn content_of_another_length_is_a_fault() {
     for (length, what) in [(4, "is longer"), (6, "is shorter")] {
         let origin = Arc::new(Counted {
             content: "hello",
@@ -104,7 +104,7 @@ async fn content_of_another_length_is_a_fault_and_no_tar() {
 }
 
 #[test]
-fn inputs_tell_apart_what_differs_in_the_tar() {
+fn inputs_differ_if_the_tar_differs() {
     let (one, two) = (counted("one"), counted("two"));
     let inputs = |entries: Vec<Entry>| archive(entries).inputs();
     let plain = inputs(vec![entry("a", 0o644, &one), entry("b", 0o644, &two)]);

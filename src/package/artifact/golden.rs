@@ -1,15 +1,15 @@
-//! The artifacts of fixed packages, pinned by digest. No server, no clock, no other crate's output decides them.
+//! The artifacts of fixed packages, pinned by digest. They depend on no server, time or output of another crate.
 //!
-//! A digest that changes here changes for everybody: every package is published again at the first look of the new
-//! version, its tag gets another digest, clusters that pin one (`status.artifact.digest`, Flux) pull it again, and
-//! signatures of the old digest no longer belong to the tag. So a change is decided on, not repaired by copying the
-//! new numbers: say in the commit what it is for, and in the release notes that packages get new digests.
+//! A digest that changes here changes for all users: the new version publishes every package again at its first
+//! reconciliation, the tag gets another digest, clusters that pin one (`status.artifact.digest`, Flux) pull it again, and
+//! signatures of the old digest no longer apply to the tag. So do not just copy the new digests: decide whether to change
+//! them, explain it in the commit, and announce in the release notes that packages get new digests.
 
-use super::tests::{blob, image, index, stands};
+use super::tests::{blob, image, index, stored};
 use super::*;
 use crate::package::Plan;
 
-/// Two components, an image of two platforms with an attestation, one that is pinned by digest, one that both name.
+/// Two components, an image of two platforms with an attestation, one pinned by digest, one in both components.
 fn artifact(naming: &str, architecture: &str) -> Artifact {
     let single = image("single", &["base", "single"]);
     let amd64 = image("amd64", &["base", "amd64"]);
@@ -26,7 +26,7 @@ fn artifact(naming: &str, architecture: &str) -> Artifact {
         "attestation-manifest".to_owned(),
     );
     list = Document::of_index(Index::new(entries)).unwrap();
-    // What Docker's own tools push.
+    // As Docker's own tools push it.
     let docker = Manifest {
         media_type: Some(media_type::DOCKER_MANIFEST.to_owned()),
         ..Manifest::new(
@@ -47,9 +47,9 @@ fn artifact(naming: &str, architecture: &str) -> Artifact {
     let plan = Plan::of(&spec, "127.0.0.1:31999", "").unwrap();
     let definition = Definition::of("podinfo", &spec, &plan).unwrap();
     let images = [
-        stands("nginx:1", "library/nginx", &[&single]),
-        stands("ghcr.io/x/multi:2", "x/multi", &[&amd64, &arm64, &attestation, &list]),
-        stands(&pinned, "x/pinned", &[&docker]),
+        stored("nginx:1", "library/nginx", &[&single]),
+        stored("ghcr.io/x/multi:2", "x/multi", &[&amd64, &arm64, &attestation, &list]),
+        stored(&pinned, "x/pinned", &[&docker]),
     ];
     let contents = ArtifactContents {
         images: &images,
@@ -58,8 +58,7 @@ fn artifact(naming: &str, architecture: &str) -> Artifact {
     Artifact::of(&definition, contents).unwrap()
 }
 
-/// What of an artifact is pinned, a line each: in the order in which one decides the next, so that the first line that
-/// differs is where to look.
+/// The pinned digests of an artifact, one a line. Each determines the next, so the first line that differs shows the cause.
 fn digests(artifact: &Artifact) -> String {
     let definition = ["zarf.yaml", "jackal.yaml"]
         .into_iter()
@@ -79,13 +78,13 @@ fn pin(naming: &str, architecture: &str, expected: &str) {
     assert_eq!(
         digests(&artifact(naming, architecture)),
         expected,
-        "{naming}, {architecture}: packages that stand in registries would be published again under other digests; \
-         the head of this file says what that means"
+        "{naming}, {architecture}: existing packages would be published again under other digests; \
+         see the head of this file"
     );
 }
 
 #[test]
-fn of_a_package_for_zarf() {
+fn a_package_for_zarf_has_the_pinned_digests() {
     let expected = "\
 images/index.json 38333bb36acbf983
 checksums.txt 43b5afa7058a4de2
@@ -98,7 +97,7 @@ tag sha256:0a275299fe8ed2f580203c9854a960ab24b63eb56704a1b4541a3fb2c97263da
 }
 
 #[test]
-fn of_a_package_for_jackal() {
+fn a_package_for_jackal_has_the_pinned_digests() {
     let expected = "\
 images/index.json 7201d57bce0e720d
 checksums.txt c44f8d09a0ec932c
@@ -111,7 +110,7 @@ tag sha256:1ef5c17cbe292e027b0f8068420031841f5a6f44a8dda730361e2fbe2aa34564
 }
 
 #[test]
-fn of_another_architecture() {
+fn a_package_for_another_architecture_has_the_pinned_digests() {
     let expected = "\
 images/index.json 38333bb36acbf983
 checksums.txt 43b5afa7058a4de2
@@ -123,7 +122,7 @@ tag sha256:348d8fcf11e446a26414be4e6d7b4806dda4dbaf6b2d349c4fbbffeb76203a87
     pin("Zarf", "arm64", expected);
 }
 
-/// Names without a checksum change where images land, not what the package is.
+/// Names without a checksum change the images' locations, but not the package.
 #[test]
 fn plain_naming_gives_the_artifact_for_zarf() {
     assert_eq!(artifact("Plain", "amd64"), artifact("Zarf", "amd64"));

@@ -26,7 +26,7 @@ pub(super) fn index(children: &[(&Document, &str)]) -> Document {
 }
 
 /// The last document is the root.
-pub(super) fn stands(reference: &str, repository: &str, documents: &[&Document]) -> ArtifactImage {
+pub(super) fn stored(reference: &str, repository: &str, documents: &[&Document]) -> ArtifactImage {
     ArtifactImage {
         reference: reference.parse().unwrap(),
         repository: repository.to_owned(),
@@ -58,11 +58,11 @@ fn text<'a>(artifact: &'a Artifact, path: &str) -> &'a str {
 }
 
 #[test]
-fn is_the_same_to_the_byte() {
+fn the_artifact_has_the_expected_bytes() {
     let nginx = image("nginx", &["base", "nginx"]);
     let artifact = Artifact::of(
         &definition("Zarf"),
-        of(&[stands("nginx:1", "library/nginx", &[&nginx])]),
+        of(&[stored("nginx:1", "library/nginx", &[&nginx])]),
     )
     .unwrap();
     // Computed by another program from the same strings; `sha256sum` gives the lines of the blobs.
@@ -77,7 +77,7 @@ cae662172fd450bb0cd710a769079c05bfc5d8e35efa6576edc7d0377afdd4a2 images/blobs/sh
     assert_eq!(text(&artifact, "checksums.txt"), expected);
     let checksum = "25f0137ddb8fe9551956ed953add94c70fb269ec0fb5dfe86019f8bceeaed7e3";
     assert!(text(&artifact, "zarf.yaml").contains(&format!("  aggregateChecksum: '{checksum}'\n")));
-    // That program has the layers in the order of their digests; ours has the definition before them.
+    // That program sorts the layers by digest; this one puts the definition first.
     let mut manifest = artifact.manifest.manifest().unwrap().clone();
     manifest.layers.sort_by(|left, right| left.digest.cmp(&right.digest));
     assert_eq!(
@@ -91,12 +91,12 @@ cae662172fd450bb0cd710a769079c05bfc5d8e35efa6576edc7d0377afdd4a2 images/blobs/sh
 }
 
 #[test]
-fn holds_every_file_once_and_lists_it() {
+fn the_artifact_contains_and_lists_each_file_once() {
     let nginx = image("nginx", &["base", "nginx"]);
     let other = image("y", &["base", "y"]);
     let images = [
-        stands("nginx:1", "library/nginx", &[&nginx]),
-        stands("ghcr.io/x/y:2", "x/y", &[&other]),
+        stored("nginx:1", "library/nginx", &[&nginx]),
+        stored("ghcr.io/x/y:2", "x/y", &[&other]),
     ];
     let artifact = Artifact::of(&definition("Zarf"), of(&images)).unwrap();
     let manifest = artifact.manifest.manifest().unwrap();
@@ -116,7 +116,7 @@ fn holds_every_file_once_and_lists_it() {
             .all(|layer| layer.media_type == "application/vnd.zarf.layer.v1.blob")
     );
 
-    // All that a reader checks: every layer but the two roots of trust is listed with its digest, and no other.
+    // Readers check this: all layers except the two roots of trust are listed with their digests, and no others.
     let mut lines: Vec<String> = manifest
         .layers
         .iter()
@@ -143,11 +143,11 @@ fn holds_every_file_once_and_lists_it() {
 }
 
 #[test]
-fn names_each_image_for_both_readers() {
+fn each_image_is_named_for_zarf_and_jackal() {
     let nginx = image("nginx", &["base"]);
     let images = [
-        stands("nginx:1", "library/nginx", &[&nginx]),
-        stands("ghcr.io/x/y:2", "x/y", &[&nginx]),
+        stored("nginx:1", "library/nginx", &[&nginx]),
+        stored("ghcr.io/x/y:2", "x/y", &[&nginx]),
     ];
     let artifact = Artifact::of(&definition("Zarf"), of(&images)).unwrap();
     let layout: Index = serde_json::from_str(text(&artifact, "images/index.json")).unwrap();
@@ -175,14 +175,14 @@ fn names_each_image_for_both_readers() {
 }
 
 #[test]
-fn order_decides_nothing() {
+fn the_order_of_images_does_not_matter() {
     let nginx = image("nginx", &["base", "nginx"]);
     let other = image("y", &["base", "y"]);
     let list = index(&[(&nginx, "linux/amd64"), (&other, "linux/arm64")]);
     let mut images = vec![
-        stands("nginx:1", "library/nginx", &[&nginx]),
-        stands("ghcr.io/x/y:2", "x/y", &[&other]),
-        stands("ghcr.io/x/z:2", "a/z", &[&nginx, &other, &list]),
+        stored("nginx:1", "library/nginx", &[&nginx]),
+        stored("ghcr.io/x/y:2", "x/y", &[&other]),
+        stored("ghcr.io/x/z:2", "a/z", &[&nginx, &other, &list]),
     ];
     for naming in ["Jackal", "Zarf"] {
         let first = Artifact::of(&definition(naming), of(&images)).unwrap();
@@ -196,11 +196,11 @@ fn order_decides_nothing() {
 }
 
 #[test]
-fn an_index_comes_with_all_its_images() {
+fn an_index_is_included_with_all_its_images() {
     let amd64 = image("amd64", &["one"]);
     let arm64 = image("arm64", &["two"]);
     let list = index(&[(&amd64, "linux/amd64"), (&arm64, "linux/arm64")]);
-    let images = [stands("nginx:1", "library/nginx", &[&amd64, &arm64, &list])];
+    let images = [stored("nginx:1", "library/nginx", &[&amd64, &arm64, &list])];
 
     let zarf = Artifact::of(&definition("Zarf"), of(&images)).unwrap();
     for document in [&amd64, &arm64, &list] {
@@ -230,14 +230,14 @@ fn an_index_comes_with_all_its_images() {
 }
 
 #[test]
-fn holds_the_foreign_layers_that_its_registry_holds() {
+fn foreign_layers_are_included_if_the_registry_has_them() {
     let foreign = blob("windows", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
     let manifest = Manifest::new(blob("c", media_type::OCI_CONFIG), vec![foreign.clone()]);
     let document = Document::of_manifest(manifest).unwrap();
-    let artifact = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "n", &[&document])])).unwrap();
+    let artifact = Artifact::of(&definition("Zarf"), of(&[stored("nginx:1", "n", &[&document])])).unwrap();
     assert_eq!(artifact.mounts.len(), 1);
     assert!(!text(&artifact, "checksums.txt").contains(foreign.digest.hex()));
-    let mut image = stands("nginx:1", "n", &[&document]);
+    let mut image = stored("nginx:1", "n", &[&document]);
     image.foreign.insert(foreign.digest.clone());
     let artifact = Artifact::of(&definition("Zarf"), of(&[image])).unwrap();
     assert_eq!(artifact.mounts.len(), 2);
@@ -255,10 +255,10 @@ fn a_package_without_images_has_no_layout() {
 }
 
 #[test]
-fn refuses_what_is_not_whole() {
+fn incomplete_images_are_refused() {
     let amd64 = image("amd64", &["one"]);
     let list = index(&[(&amd64, "linux/amd64")]);
-    let fault = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "library/nginx", &[&list])])).unwrap_err();
+    let fault = Artifact::of(&definition("Zarf"), of(&[stored("nginx:1", "library/nginx", &[&list])])).unwrap_err();
     assert_eq!(fault.disposition, crate::fault::Disposition::Retryable);
     assert!(fault.message.contains(amd64.digest().as_str()), "{fault}");
 
@@ -268,8 +268,8 @@ fn refuses_what_is_not_whole() {
     );
     let lies = Document::of_manifest(lies).unwrap();
     let images = [
-        stands("nginx:1", "a", &[&amd64]),
-        stands("ghcr.io/x/y:2", "b", &[&lies]),
+        stored("nginx:1", "a", &[&amd64]),
+        stored("ghcr.io/x/y:2", "b", &[&lies]),
     ];
     let fault = Artifact::of(&definition("Zarf"), of(&images)).unwrap_err();
     assert!(
@@ -280,17 +280,17 @@ fn refuses_what_is_not_whole() {
     let strange: Digest = format!("sha512:{}", "0".repeat(128)).parse().unwrap();
     let strange = Manifest::new(Descriptor::new(media_type::OCI_CONFIG, strange, 1), Vec::new());
     let strange = Document::of_manifest(strange).unwrap();
-    let fault = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "a", &[&strange])])).unwrap_err();
-    assert!(fault.message.contains("sha256 only"), "{fault}");
+    let fault = Artifact::of(&definition("Zarf"), of(&[stored("nginx:1", "a", &[&strange])])).unwrap_err();
+    assert!(fault.message.contains("only sha256"), "{fault}");
 }
 
 #[test]
-fn refuses_a_manifest_that_no_registry_takes() {
+fn a_manifest_that_is_too_long_is_refused() {
     let layers: Vec<String> = (0..16_000).map(|number| number.to_string()).collect();
     let layers: Vec<&str> = layers.iter().map(String::as_str).collect();
     let big = image("big", &layers);
-    let fault = Artifact::of(&definition("Zarf"), of(&[stands("nginx:1", "a", &[&big])]))
+    let fault = Artifact::of(&definition("Zarf"), of(&[stored("nginx:1", "a", &[&big])]))
         .err()
         .unwrap();
-    assert!(fault.message.contains("make two packages"), "{fault}");
+    assert!(fault.message.contains("split it into two packages"), "{fault}");
 }

@@ -1,5 +1,5 @@
-//! What of a component's manifests, charts and files cannot be used. The schema of the API says most of it too, but the
-//! command line has no API server.
+//! Validates a component's manifests, charts and files. The schema of the API checks most of it too, but the command line
+//! has no API server.
 
 use std::collections::HashSet;
 
@@ -10,12 +10,12 @@ use crate::decode;
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
 
-/// The longest name of a chart and of a group of manifests in characters, as Zarf has it.
+/// The longest name of a chart or a group of manifests in characters: Zarf's limit.
 const NAME_LIMIT: usize = 40;
-/// The longest name of a release in characters, as Helm has it.
+/// The longest name of a release in characters: Helm's limit.
 const RELEASE_LIMIT: usize = 53;
 
-/// Checks everything of `component` but its name and images. Every fault is stalled, and names the part.
+/// Checks everything in `component` except its name and images. Every fault is stalled and names the part.
 pub fn check(component: &ComponentSpec) -> Result<(), Fault> {
     let within = |fault: Fault| fault.with_context(format_args!("component `{}`", component.name));
     let mut names = HashSet::new();
@@ -25,17 +25,18 @@ pub fn check(component: &ComponentSpec) -> Result<(), Fault> {
     let (mut names, mut stems) = (HashSet::new(), HashSet::new());
     for chart in &component.charts {
         check_chart(chart, &mut names).map_err(within)?;
-        // Two charts that are called `a-1` and `a` may still have one path.
+        // Charts with different names may still have the same path: `a-1` and `a`.
         if !stems.insert(super::layout::stem(chart)) {
             let what = format!(
-                "two charts are `{}` when name and version stand together; rename one of them",
+                "two charts have the same name with version, `{}`; rename one of them",
                 super::layout::stem(chart)
             );
             return Err(within(invalid(what)));
         }
     }
     for file in &component.files {
-        check_file(file).map_err(|fault| within(fault.with_context(format_args!("file `{}`", cut(&file.target)))))?;
+        check_file(file)
+            .map_err(|fault| within(fault.with_context(format_args!("file `{}`", shortened(&file.target)))))?;
     }
     Ok(())
 }
@@ -63,8 +64,8 @@ fn check_manifest<'a>(manifest: &'a ManifestSpec, names: &mut HashSet<&'a str>) 
     }
 }
 
-/// The documents of `text` that hold something, each an object of Kubernetes. The error says what the text is or does,
-/// such as `is not YAML: …`.
+/// The documents of `text` that are not empty, each a Kubernetes object. The error completes a sentence about the text, such
+/// as `is not YAML: …`.
 pub fn manifests_of(text: &str) -> Result<Vec<Value>, String> {
     let documents = decode::yaml_documents(text).map_err(|error| format!("is not YAML: {error}"))?;
     let documents: Vec<Value> = documents.into_iter().filter(|document| !document.is_null()).collect();
@@ -72,13 +73,13 @@ pub fn manifests_of(text: &str) -> Result<Vec<Value>, String> {
         let has = |field: &str| document[field].as_str().is_some_and(|text| !text.is_empty());
         if !has("apiVersion") || !has("kind") {
             return Err(format!(
-                "holds a document without apiVersion or kind, number {}",
+                "contains a document without apiVersion or kind, number {}",
                 index + 1
             ));
         }
     }
     match documents.is_empty() {
-        true => Err("holds no manifest".to_owned()),
+        true => Err("contains no manifest".to_owned()),
         false => Ok(documents),
     }
 }
@@ -95,7 +96,7 @@ fn check_chart<'a>(chart: &'a ChartSpec, names: &mut HashSet<&'a str>) -> Result
     {
         return bad(format!(
             "`{}` is not a chart's version; write it in full, such as 6.4.0",
-            cut(version)
+            shortened(version)
         ));
     }
     check_namespace(&chart.namespace).map_err(within)?;
@@ -108,41 +109,41 @@ fn check_chart<'a>(chart: &'a ChartSpec, names: &mut HashSet<&'a str>) -> Result
     {
         return bad(format!(
             "`{}` cannot be the name of its release; set releaseName: at most {RELEASE_LIMIT} lower-case letters, digits and '-', the first a letter",
-            cut(release)
+            shortened(release)
         ));
     }
     match chart.url.split_once("://") {
         Some(("oci", _)) => oci_reference(chart).map(drop).map_err(within),
         Some(("https" | "http", _)) => check_url(&chart.url).map_err(within),
         _ => bad(format!(
-            "`{}` is no address of a chart: write oci://registry/path/chart, or https:// and the address of a chart repository",
-            cut(&chart.url)
+            "`{}` is not the address of a chart: write oci://registry/path/chart, or https:// and the address of a chart repository",
+            shortened(&chart.url)
         )),
     }
 }
 
-/// The reference of a chart that lies in an OCI registry: its version is the tag, where a registry takes no `+` (Helm
-/// writes `_`), unless its address has a digest.
+/// The reference of a chart in an OCI registry. Its tag is the chart's version, with `_` instead of `+` as Helm writes it,
+/// unless its address has a digest.
 pub(crate) fn oci_reference(chart: &ChartSpec) -> Result<Reference, Fault> {
     let bare = chart.url.strip_prefix("oci://").unwrap_or(&chart.url);
     let bare = bare.trim_end_matches('/');
     let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
     if !host.contains(['.', ':']) && host != "localhost" {
         return Err(invalid(format!(
-            "`{}` names the registry by a name that an image could begin with: write it with its domain or port",
-            cut(&chart.url)
+            "`{}` names a registry without domain or port, which could be part of an image's path: write it with its domain or port",
+            shortened(&chart.url)
         )));
     }
     if path.is_empty() {
         return Err(invalid(format!(
-            "`{}` names a registry and no chart in it: write oci://registry/path/chart",
-            cut(&chart.url)
+            "`{}` names a registry but no chart: write oci://registry/path/chart",
+            shortened(&chart.url)
         )));
     }
     if !path.contains('@') && path.contains(':') {
         return Err(invalid(format!(
-            "`{}` has a tag, and a chart's tag is its version: remove it",
-            cut(&chart.url)
+            "`{}` has a tag, but a chart's tag is its version: remove it",
+            shortened(&chart.url)
         )));
     }
     let whole = match path.contains('@') {
@@ -154,56 +155,56 @@ pub(crate) fn oci_reference(chart: &ChartSpec) -> Result<Reference, Fault> {
         .map_err(|error: crate::oci::ReferenceError| Fault::stalled(Reason::InvalidReference, error.to_string()))
 }
 
-/// Fails on what is no `https://` or `http://` address, or has a name and password in it: what an object says is no
-/// secret.
+/// Checks that a text is an `https://` or `http://` address without name and password, because an object is not secret.
 fn check_url(text: &str) -> Result<(), Fault> {
-    let url = url::Url::parse(text).map_err(|error| invalid(format!("`{}` is no address: {error}", cut(text))))?;
+    let url =
+        url::Url::parse(text).map_err(|error| invalid(format!("`{}` is not an address: {error}", shortened(text))))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err(invalid(format!("`{}` is no https:// address", cut(text))));
+        return Err(invalid(format!("`{}` is not an https:// address", shortened(text))));
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(invalid(
-            "its url holds a name or a password; everybody who reads the object would have them, and they are not sent: remove them"
+            "its url contains a name or a password, which everybody who can read the object would know, and which are not sent: remove them"
                 .to_owned(),
         ));
     }
     Ok(())
 }
 
-/// Checks a file: its path, and where its content comes from.
+/// Checks a file's path and source.
 pub fn check_file(file: &FileSpec) -> Result<(), Fault> {
     let target = &file.target;
     let bad = |message: &str| Err(invalid(message.to_owned()));
     if target.is_empty() || target.len() > 1024 || target.contains('\\') || target.chars().any(char::is_control) {
-        return bad("its target is no path of a file; write it with '/', without '\\' and control characters");
+        return bad("its target is not a file path; write it with '/', without '\\' and control characters");
     }
     let below = target.strip_prefix('/').unwrap_or(target);
     for part in below.split('/') {
         match part {
             ".." | "." => {
-                return bad("its target leads elsewhere than it says; write it without '.' and '..'");
+                return bad("its target contains '.' or '..'; write it without them");
             }
-            "" => return bad("its target is no path of a file; write it without '//', and not with '/' at its end"),
+            "" => return bad("its target is not a file path; write it without '//', and not with '/' at its end"),
             _ => {}
         }
     }
     match (&file.url, &file.sha256, &file.inline) {
         (Some(url), Some(sha256), None) => {
             check_url(url)?;
-            match digest_of(sha256) {
+            match digest_of_sha256(sha256) {
                 Some(_) => Ok(()),
                 None => bad("its sha256 is not 64 hexadecimal digits, as `sha256sum` prints them"),
             }
         }
-        (Some(_), None, None) => bad("it has no sha256, without which whatever is at its url would be taken; add it"),
+        (Some(_), None, None) => bad("it has no sha256, so any content at its url would be accepted; add it"),
         (None, None, Some(_)) => Ok(()),
-        (None, Some(_), Some(_)) => bad("sha256 is for what is fetched from a url; remove it"),
+        (None, Some(_), Some(_)) => bad("sha256 applies only to files with a url; remove it"),
         _ => bad("set exactly one of url and inline"),
     }
 }
 
-/// The digest that `sha256` means.
-pub(crate) fn digest_of(sha256: &str) -> Option<crate::oci::Digest> {
+/// The digest with the hexadecimal SHA-256 `sha256`.
+pub(crate) fn digest_of_sha256(sha256: &str) -> Option<crate::oci::Digest> {
     format!("sha256:{sha256}").parse().ok()
 }
 
@@ -217,13 +218,13 @@ fn check_name<'a>(what: &str, name: &'a str, names: &mut HashSet<&'a str>) -> Re
     {
         return Err(invalid(format!(
             "`{}` is not the name of a {what}: write at most {NAME_LIMIT} letters, digits, '.', '_' and '-', with a letter or digit at both ends",
-            cut(name)
+            shortened(name)
         )));
     }
     match names.insert(name) {
         true => Ok(()),
         false => Err(invalid(format!(
-            "it has two of the name `{name}`, each a {what}; rename one of them"
+            "two entries have the name `{name}`, each a {what}; rename one of them"
         ))),
     }
 }
@@ -240,7 +241,7 @@ fn check_namespace(namespace: &str) -> Result<(), Fault> {
     }
     Err(invalid(format!(
         "`{}` is not a namespace: write at most 63 lower-case letters, digits and '-'",
-        cut(namespace)
+        shortened(namespace)
     )))
 }
 
@@ -248,8 +249,8 @@ fn invalid(message: String) -> Fault {
     Fault::stalled(Reason::InvalidSpec, message)
 }
 
-/// A text of a user's in a message.
-fn cut(text: &str) -> String {
+/// A user's text, shortened for a message.
+fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
 }
 

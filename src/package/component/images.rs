@@ -1,7 +1,7 @@
-//! Which images the manifests and charts of a component name, and which of them the package lacks.
+//! The images that the manifests and charts of a component name, and those of them that the package lacks.
 //!
-//! Manifests say so exactly. A chart says so only when it is rendered, which takes Helm; here its values, its annotations
-//! and what its templates write out are read. What a template puts together in its own way is not seen.
+//! Manifests name their images exactly. Charts would have to be rendered by Helm; here only their values, their annotations
+//! and literal images in their templates are read. Images that a template composes differently are not found.
 
 mod charts;
 mod values;
@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::{Found, manifests_of};
+use super::{ComponentContent, manifests_of};
 use crate::api::v1alpha1::{JackalPackageSpec, MissingImage};
 use crate::oci::Reference;
 use crate::package::plan::Plan;
@@ -18,16 +18,16 @@ use crate::package::plan::Plan;
 pub use charts::{ChartTexts, images_of_chart};
 pub use values::merge as merge_values;
 
-/// The most missing images that are told.
+/// The most missing images that are reported.
 const LIMIT: usize = 200;
-/// How deep a document is walked; the reader of YAML takes no deeper one.
+/// The depth to which a document is walked; the YAML reader refuses deeper ones.
 const DEPTH: usize = 64;
-/// Where a pod has its containers.
+/// The fields of a pod that list containers.
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
-/// The images that what was `found` of the components of `spec`, in their order, names, and that neither the component
-/// that names one nor one that is `required`, and so always deployed, lists in `plan`.
-pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) -> Vec<MissingImage> {
+/// The images that the content `found` of the components of `spec`, in their order, names, and that in `plan` neither the
+/// same component nor a `required` one, which is always deployed, lists.
+pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[ComponentContent]) -> Vec<MissingImage> {
     let required: HashSet<&String> = spec
         .components
         .iter()
@@ -36,7 +36,7 @@ pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) ->
         .collect();
     let mut missing = BTreeSet::new();
     for (component, found) in spec.components.iter().zip(found) {
-        let at_hand: HashSet<String> = plan
+        let available: HashSet<String> = plan
             .images
             .iter()
             .filter(|image| {
@@ -44,21 +44,21 @@ pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) ->
                 image.components.iter().any(counts)
             })
             .flat_map(|image| {
-                // What names the registry inside the cluster already is found there.
+                // A manifest may already use the image's name in the cluster.
                 let names = image.location.names();
                 names
                     .filter(|_| image.location.has_address)
                     .filter_map(|name| name.parse().ok().as_ref().map(identity))
-                    .chain([identity(&image.listed())])
+                    .chain([identity(&image.package_reference())])
                     .collect::<Vec<_>>()
             })
             .collect();
-        let mut take = |named: Vec<String>, found_in: String| {
+        let mut check = |named: Vec<String>, found_in: String| {
             for text in named {
                 let Ok(reference) = text.parse::<Reference>() else {
                     continue;
                 };
-                if !at_hand.contains(&identity(&reference)) {
+                if !available.contains(&identity(&reference)) {
                     missing.insert(MissingImage {
                         component: component.name.clone(),
                         image: reference.to_string(),
@@ -70,17 +70,17 @@ pub fn missing_images(spec: &JackalPackageSpec, plan: &Plan, found: &[Found]) ->
         for (manifest, texts) in component.manifests.iter().zip(&found.manifests) {
             for text in texts {
                 let documents = manifests_of(&String::from_utf8_lossy(text)).unwrap_or_default();
-                take(images_of_manifests(&documents), format!("manifest {}", manifest.name));
+                check(images_of_manifests(&documents), format!("manifest {}", manifest.name));
             }
         }
         for (spec, chart) in component.charts.iter().zip(&found.charts) {
-            take(chart.images.clone(), format!("chart {}", spec.name));
+            check(chart.images.clone(), format!("chart {}", spec.name));
         }
     }
     missing.into_iter().take(LIMIT).collect()
 }
 
-/// What makes two references the same image: a digest, beside which a tag says nothing, or the tag.
+/// A key that is equal for references to the same image: the name with the digest, or with the tag if there is no digest.
 fn identity(reference: &Reference) -> String {
     match reference.digest() {
         Some(digest) => format!("{}@{digest}", reference.name()),
@@ -88,8 +88,9 @@ fn identity(reference: &Reference) -> String {
     }
 }
 
-/// The images that objects of Kubernetes name: those of pods, wherever a pod's template stands, of Flux's
-/// OCIRepository, and in other resources what an `image` says. A test of Helm's, and data that nobody runs, is left out.
+/// The images that Kubernetes objects name: those of pods and of pod templates anywhere in an object, of Flux's
+/// OCIRepository, and of fields called `image` in other resources. Helm tests, ConfigMaps, Secrets and
+/// CustomResourceDefinitions are ignored.
 pub fn images_of_manifests(documents: &[Value]) -> Vec<String> {
     let mut found = BTreeSet::new();
     for document in documents {
@@ -118,7 +119,7 @@ fn of_object(object: &Value, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The artifact of an OCIRepository: by its digest or tag. Which version a range means only its registry knows.
+/// The artifact of an OCIRepository, by its digest or tag; `None` for a version range, which only the registry can resolve.
 fn of_flux(spec: &Value) -> Option<String> {
     let url = spec["url"].as_str()?.strip_prefix("oci://")?;
     let reference = &spec["ref"];
@@ -134,20 +135,20 @@ fn of_flux(spec: &Value) -> Option<String> {
     }
 }
 
-/// `container` says that `value` is a container, whose image needs neither host nor tag to be one.
+/// `container` means that `value` is a container, in which an image needs neither path nor tag to be recognised.
 fn walk(value: &Value, container: bool, depth: usize, found: &mut BTreeSet<String>) {
     let Some(depth) = depth.checked_sub(1) else { return };
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
                 match value {
-                    Value::String(text) if key == "image" && (container || is_telling(text)) => take(text, found),
+                    Value::String(text) if key == "image" && (container || looks_like_image(text)) => add(text, found),
                     Value::Object(image) if key == "image" => {
-                        // An image as a volume, and one whose parts stand apart.
+                        // An image volume, or an image in separate fields.
                         let volume = image.get("reference").and_then(Value::as_str).map(str::to_owned);
-                        let named = volume.or_else(|| values::composed(image, None, None));
+                        let named = volume.or_else(|| values::from_fields(image, None, None));
                         match named {
-                            Some(text) => take(&text, found),
+                            Some(text) => add(&text, found),
                             None => walk(value, false, depth, found),
                         }
                     }
@@ -163,19 +164,19 @@ fn walk(value: &Value, container: bool, depth: usize, found: &mut BTreeSet<Strin
     }
 }
 
-/// Whether a text that could be any word is written as an image: with a path or a tag.
-fn is_telling(text: &str) -> bool {
+/// Whether a text is probably an image and not a word: it has a path or a tag.
+fn looks_like_image(text: &str) -> bool {
     text.contains(['/', ':'])
 }
 
-/// Takes `text` if it can be an image at all. What a deployment replaces (`###…###`, `{{…}}`) is not known yet.
-fn take(text: &str, found: &mut BTreeSet<String>) {
+/// Adds `text` if it is an image reference; placeholders of a deployment (`###…###`, `{{…}}`) are not.
+fn add(text: &str, found: &mut BTreeSet<String>) {
     if !text.contains("://") && text.parse::<Reference>().is_ok() {
         found.insert(text.to_owned());
     }
 }
 
-/// The text of a field that is one, or that YAML read as a number, and is not empty.
+/// The text of a field that is a text or a number and not empty.
 fn text_of(fields: &Map<String, Value>, key: &str) -> Option<String> {
     match fields.get(key)? {
         Value::String(text) if !text.is_empty() => Some(text.clone()),

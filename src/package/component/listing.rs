@@ -1,9 +1,9 @@
-//! What the package's definition says of a component's manifests, charts and files: Zarf's schema, with the paths in the
-//! component's tar where the content has no other address.
+//! A component's manifests, charts and files in the package's definition: Zarf's schema, with the paths in the component's
+//! tar for content that has no other address.
 
 use serde::Serialize;
 
-use super::{Found, layout};
+use super::{ComponentContent, layout};
 use crate::api::v1alpha1::ComponentSpec;
 
 /// A component's manifests, charts and files, as the definition lists them.
@@ -49,8 +49,8 @@ struct File {
 }
 
 impl Listing {
-    /// Of `component`, with as many texts as were found.
-    pub fn of(component: &ComponentSpec, found: &Found) -> Self {
+    /// The listing of `component`, whose content was `found`.
+    pub fn of(component: &ComponentSpec, found: &ComponentContent) -> Self {
         let manifests = component.manifests.iter().zip(&found.manifests);
         let charts = component.charts.iter().zip(&found.charts);
         Self {

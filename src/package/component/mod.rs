@@ -1,6 +1,6 @@
-//! What a component of a package holds beside its images: manifests, Helm charts and files. No IO.
+//! The content of a package's components besides images: manifests, Helm charts and files. No IO.
 //!
-//! [`check`] finds the parts of a spec that cannot be used. [`Found`] is the gathered content of one component.
+//! [`check()`] finds the parts of a spec that cannot be used. [`ComponentContent`] is the gathered content of one component.
 //! [`archive`] lays it out as Zarf's `package create` does and its `package deploy` reads it. [`missing_images`] lists
 //! the images that the component names and that the package lacks.
 //!
@@ -21,15 +21,15 @@ use crate::api::v1alpha1::{ComponentSpec, JackalPackageSpec, PinnedChart};
 use crate::oci::Digest;
 
 pub use check::{check, check_file, manifests_of};
-pub(crate) use check::{digest_of, oci_reference};
+pub(crate) use check::{digest_of_sha256, oci_reference};
 pub use images::{ChartTexts, images_of_chart, images_of_manifests, merge_values, missing_images};
 pub use layout::archive;
 pub(super) use listing::Listing;
 
-/// What was found of a component's manifests, charts and files.
+/// The manifests, charts and files of a component.
 #[derive(Clone, Default)]
-pub struct Found {
-    /// For each group of manifests of the spec, in its order, its texts: YAML of one or several documents each.
+pub struct ComponentContent {
+    /// For each group of manifests of the spec, in its order, its texts: each is YAML of one or several documents.
     pub manifests: Vec<Vec<Bytes>>,
     /// The charts of the spec, in its order.
     pub charts: Vec<ChartContent>,
@@ -37,18 +37,18 @@ pub struct Found {
     pub files: Vec<FileContent>,
 }
 
-/// The tars of the components of `spec` that have one.
-pub fn archives(spec: &JackalPackageSpec, found: &[Found]) -> Vec<Archive> {
+/// The tars of the components of `spec` that need one.
+pub fn archives(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<Archive> {
     let components = spec.components.iter().zip(found);
     components
         .filter_map(|(component, found)| archive(component, found))
         .collect()
 }
 
-/// The charts of `spec` with the content that was found.
-pub fn pinned(spec: &JackalPackageSpec, found: &[Found]) -> Vec<PinnedChart> {
+/// The charts of `spec` with their digests.
+pub fn pinned(spec: &JackalPackageSpec, found: &[ComponentContent]) -> Vec<PinnedChart> {
     let components = spec.components.iter().zip(found);
-    let of_component = |(component, found): (&ComponentSpec, &Found)| -> Vec<PinnedChart> {
+    let of_component = |(component, found): (&ComponentSpec, &ComponentContent)| -> Vec<PinnedChart> {
         let charts = component.charts.iter().zip(&found.charts);
         charts
             .map(|(spec, chart)| PinnedChart {
@@ -62,20 +62,20 @@ pub fn pinned(spec: &JackalPackageSpec, found: &[Found]) -> Vec<PinnedChart> {
     components.flat_map(of_component).collect()
 }
 
-/// What was found of a chart.
+/// A chart that was found.
 #[derive(Clone)]
 pub struct ChartContent {
     /// The digest of its manifest in an OCI registry, or of its archive in a chart repository.
     pub digest: Digest,
     /// Its archive, a compressed tar.
     pub origin: Arc<dyn EntrySource>,
-    /// The values that it is installed with, as YAML; later ones are laid over earlier ones.
+    /// The values that it is installed with, as YAML; later ones override earlier ones.
     pub values: Vec<Bytes>,
     /// The images that it names, as it writes them.
     pub images: Vec<String>,
 }
 
-/// What was found of a file.
+/// A file that was found.
 #[derive(Clone)]
 pub struct FileContent {
     /// Its digest.

@@ -16,8 +16,10 @@ const PODINFO: &str = r#"{"version":"1.2.3","naming":"Zarf","description":"A pag
     {"name":"base","description":"Nothing yet"}]}"#;
 
 #[test]
-fn writes_what_zarf_reads() {
-    let sealed = definition("podinfo", &spec(PODINFO)).unwrap().sealed("abc", true);
+fn the_definition_is_as_zarf_reads_it() {
+    let complete = definition("podinfo", &spec(PODINFO))
+        .unwrap()
+        .with_checksum("abc", true);
     let expected = "\
 kind: 'ZarfPackageConfig'
 metadata:
@@ -45,14 +47,14 @@ components:
   description: 'Nothing yet'
   required: false
 ";
-    assert_eq!(std::str::from_utf8(&sealed.yaml().unwrap()).unwrap(), expected);
-    let json: serde_json::Value = serde_json::from_slice(&sealed.json().unwrap()).unwrap();
+    assert_eq!(std::str::from_utf8(&complete.yaml().unwrap()).unwrap(), expected);
+    let json: serde_json::Value = serde_json::from_slice(&complete.json().unwrap()).unwrap();
     let yaml: serde_json::Value = serde_saphyr::from_str(expected).unwrap();
     assert_eq!(json, yaml);
 }
 
 #[test]
-fn speaks_the_dialect_of_the_naming() {
+fn the_naming_determines_the_dialect() {
     for (naming, kind, file) in [
         ("Jackal", "JackalPackageConfig", "jackal.yaml"),
         ("Zarf", "ZarfPackageConfig", "zarf.yaml"),
@@ -64,11 +66,11 @@ fn speaks_the_dialect_of_the_naming() {
         assert!([media_type::ZARF_CONFIG, media_type::JACKAL_CONFIG].contains(&definition.dialect.config));
     }
     let jackal = definition("podinfo", &spec(&PODINFO.replace("Zarf", "Jackal"))).unwrap();
-    assert!(jackal.sealed("abc", true).build.version_requirements.is_empty());
+    assert!(jackal.with_checksum("abc", true).build.version_requirements.is_empty());
 }
 
 #[test]
-fn yaml_keeps_every_string() {
+fn yaml_preserves_every_string() {
     #[derive(Deserialize)]
     struct Read {
         metadata: ReadMetadata,
@@ -145,7 +147,7 @@ fn yaml_keeps_every_string() {
 }
 
 #[test]
-fn refuses_names_that_are_no_repository_or_tag() {
+fn names_that_are_not_a_repository_or_tag_are_refused() {
     let podinfo = spec(PODINFO);
     for name in ["a", "a-b", "a--b", "a.b", "a__b", "1"] {
         assert!(definition(name, &podinfo).is_ok(), "{name}");
@@ -180,10 +182,10 @@ fn refuses_names_that_are_no_repository_or_tag() {
 }
 
 #[test]
-fn a_signed_definition_says_so_where_its_commands_know_signatures() {
+fn a_signed_definition_lists_its_signature_only_for_zarf() {
     let zarf = definition("podinfo", &spec(PODINFO)).unwrap().signed();
     assert_eq!(zarf.signature_path(), Some("zarf.bundle.sig"));
-    let json: serde_json::Value = serde_json::from_slice(&zarf.sealed("abc", true).json().unwrap()).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&zarf.with_checksum("abc", true).json().unwrap()).unwrap();
     assert_eq!(json["build"]["signed"], true);
     assert_eq!(json["build"]["provenanceFiles"], serde_json::json!(["zarf.bundle.sig"]));
     let versions: Vec<&str> = json["build"]["versionRequirements"]

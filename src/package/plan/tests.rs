@@ -7,14 +7,14 @@ use crate::oci::Digest;
 
 const ADDRESS: &str = "127.0.0.1:31999";
 
-fn wish(image: &str) -> ImageSpec {
+fn request(image: &str) -> ImageSpec {
     ImageSpec::named(image)
 }
 
 fn docker(image: &str) -> ImageSpec {
     ImageSpec {
         source: SourceKind::Docker,
-        ..wish(image)
+        ..request(image)
     }
 }
 
@@ -44,7 +44,7 @@ fn plan(naming: Naming, images: &[ImageSpec]) -> Result<Plan, Fault> {
 }
 
 #[track_caller]
-fn refuses(result: Result<Plan, Fault>, reason: Reason, parts: &[&str]) {
+fn assert_refused(result: Result<Plan, Fault>, reason: Reason, parts: &[&str]) {
     let fault = result.unwrap_err();
     assert_eq!(
         (fault.reason, fault.disposition),
@@ -66,11 +66,15 @@ fn each_image_once_in_the_order_of_the_package() {
         vec![
             component(
                 "web",
-                &[wish("nginx:1"), wish("alpine"), wish("docker.io/library/nginx:1")],
+                &[
+                    request("nginx:1"),
+                    request("alpine"),
+                    request("docker.io/library/nginx:1"),
+                ],
             ),
             component(
                 "db",
-                &[wish("oci://docker.io/library/alpine:latest"), docker("me/app:dev")],
+                &[request("oci://docker.io/library/alpine:latest"), docker("me/app:dev")],
             ),
         ],
     );
@@ -119,10 +123,10 @@ fn each_image_once_in_the_order_of_the_package() {
 }
 
 #[test]
-fn order_and_repetition_of_platforms_are_no_difference() {
+fn order_and_repetition_of_platforms_do_not_matter() {
     let with = |platforms: &[&str]| ImageSpec {
         platforms: platforms.iter().map(|&text| text.to_owned()).collect(),
-        ..wish("nginx:1")
+        ..request("nginx:1")
     };
     let both = [
         with(&["linux/amd64", "linux/arm64"]),
@@ -137,7 +141,7 @@ fn order_and_repetition_of_platforms_are_no_difference() {
 }
 
 #[test]
-fn refuses_what_nobody_can_bring() {
+fn invalid_image_requests_are_refused() {
     let at = |node: Option<&str>, labels: Option<(&str, &str)>, spec: ImageSpec| ImageSpec {
         node_name: node.map(str::to_owned),
         node_selector: labels.map(|(key, value)| BTreeMap::from([(key.to_owned(), value.to_owned())])),
@@ -145,17 +149,17 @@ fn refuses_what_nobody_can_bring() {
     };
     let odd = ImageSpec {
         platforms: vec!["linux".to_owned()],
-        ..wish("nginx:1")
+        ..request("nginx:1")
     };
     let long = format!("nginx:{}", "t".repeat(118));
     for (image, reason, parts) in [
         (
-            wish("not a ref"),
+            request("not a ref"),
             Reason::InvalidReference,
             &["component `a`", "`not a ref`"][..],
         ),
         (
-            wish(&long),
+            request(&long),
             Reason::InvalidReference,
             &["component `a`", "136 characters", "shorter tag"],
         ),
@@ -165,12 +169,12 @@ fn refuses_what_nobody_can_bring() {
             &["component `a`", "image `nginx:1`", "`linux` is not a platform"],
         ),
         (
-            at(Some("n"), None, wish("nginx:1")),
+            at(Some("n"), None, request("nginx:1")),
             Reason::InvalidSpec,
             &["`nginx:1`", "source: Registry reads none"],
         ),
         (
-            at(None, Some(("k", "v")), wish("nginx:1")),
+            at(None, Some(("k", "v")), request("nginx:1")),
             Reason::InvalidSpec,
             &["source: Registry reads none"],
         ),
@@ -180,26 +184,26 @@ fn refuses_what_nobody_can_bring() {
             &["set one of them"],
         ),
     ] {
-        refuses(plan(Naming::Jackal, &[image]), reason, parts);
+        assert_refused(plan(Naming::Jackal, &[image]), reason, parts);
     }
 }
 
 #[test]
-fn refuses_components_that_cannot_be_told_apart() {
+fn invalid_and_repeated_component_names_are_refused() {
     let twice = spec(Naming::Jackal, vec![component("a", &[]), component("a", &[])]);
-    refuses(
+    assert_refused(
         Plan::of(&twice, ADDRESS, ""),
         Reason::InvalidSpec,
         &["two components are called `a`"],
     );
-    refuses(
+    assert_refused(
         Plan::of(&spec(Naming::Jackal, Vec::new()), ADDRESS, ""),
         Reason::InvalidSpec,
         &["at least one"],
     );
     for name in ["", "../x", "A", "-a", "a-", &"a".repeat(64)] {
         let bad = spec(Naming::Jackal, vec![component(name, &[])]);
-        refuses(
+        assert_refused(
             Plan::of(&bad, ADDRESS, ""),
             Reason::InvalidSpec,
             &["not a component's name"],
@@ -208,20 +212,24 @@ fn refuses_components_that_cannot_be_told_apart() {
 }
 
 #[test]
-fn one_name_is_one_wish() {
+fn one_name_with_two_requests_is_refused() {
     let node = |name: &str| ImageSpec {
         node_name: Some(name.to_owned()),
         ..docker("nginx:1")
     };
     let amd64 = ImageSpec {
         platforms: vec!["linux/amd64".to_owned()],
-        ..wish("nginx:1")
+        ..request("nginx:1")
     };
     for naming in [Naming::Jackal, Naming::Zarf, Naming::Plain] {
         for (first, second, parts) in [
-            (wish("nginx:1"), docker("nginx:1"), ["source Registry", "source Docker"]),
             (
-                wish("nginx:1"),
+                request("nginx:1"),
+                docker("nginx:1"),
+                ["source Registry", "source Docker"],
+            ),
+            (
+                request("nginx:1"),
                 amd64.clone(),
                 ["source Registry)", "platforms linux/amd64"],
             ),
@@ -229,7 +237,7 @@ fn one_name_is_one_wish() {
         ] {
             let spec = spec(naming, vec![component("a", &[first]), component("b", &[second])]);
             let result = Plan::of(&spec, ADDRESS, "");
-            refuses(
+            assert_refused(
                 result,
                 Reason::InvalidSpec,
                 &[
@@ -246,9 +254,9 @@ fn one_name_is_one_wish() {
 }
 
 #[test]
-fn plain_naming_refuses_what_checksums_would_tell_apart() {
-    let both = [wish("ghcr.io/x/app:1"), wish("quay.io/x/app:1")];
-    refuses(
+fn plain_naming_refuses_images_that_only_checksums_distinguish() {
+    let both = [request("ghcr.io/x/app:1"), request("quay.io/x/app:1")];
+    assert_refused(
         plan(Naming::Plain, &both),
         Reason::InvalidSpec,
         &[
@@ -269,9 +277,9 @@ fn plain_naming_refuses_what_checksums_would_tell_apart() {
 }
 
 #[test]
-fn a_name_comes_before_a_plain_tag() {
-    // The second image lies in the registry already, under the very name that the first's plain tag would have.
-    let both = [wish("ghcr.io/x/app:1"), wish("127.0.0.1:31999/x/app:1")];
+fn a_primary_name_takes_precedence_over_a_plain_tag() {
+    // The second image is already in the registry, under the name that the first one's plain tag would have.
+    let both = [request("ghcr.io/x/app:1"), request("127.0.0.1:31999/x/app:1")];
     let plan = plan(Naming::Jackal, &both).unwrap();
     assert!(!plan.images[0].plain_tag);
     assert_eq!(plan.images[0].location.tags.len(), 1);
@@ -283,7 +291,7 @@ fn no_image_gets_the_name_of_its_package() {
     let plan = |naming: Naming, name: &str, prefix: &str, image: &str| {
         Plan::of_package(
             name,
-            &spec(naming, vec![component("a", &[wish(image)])]),
+            &spec(naming, vec![component("a", &[request(image)])]),
             ADDRESS,
             prefix,
         )
@@ -306,7 +314,7 @@ fn no_image_gets_the_name_of_its_package() {
         (Naming::Plain, "", "ghcr.io/app:1.0.0"),
         (Naming::Plain, "team", "ghcr.io/app:1.0.0"),
         (Naming::Jackal, "", "127.0.0.1:31999/app:1.0.0"),
-        // What names the registry already gets no prefix.
+        // An image that names the registry already gets no prefix.
         (Naming::Zarf, "team", "127.0.0.1:31999/team/app:1.0.0"),
     ] {
         let fault = plan(naming, "app", prefix, image).unwrap_err();
@@ -324,31 +332,31 @@ fn no_image_gets_the_name_of_its_package() {
 }
 
 #[test]
-fn a_digest_pins_what_docker_reads_and_not_its_place() {
+fn a_digest_pins_what_docker_reads_but_not_the_location() {
     let digest = Digest::of(b"");
     let pinned = format!("nginx:1@{digest}");
     let planned = plan(Naming::Jackal, &[docker(&pinned)]).unwrap().images.remove(0);
     assert_eq!(planned.location.tags, ["1-jackal-3793515731", "1"]);
     assert_eq!(planned.location.digest, None);
     assert_eq!(planned.request.reference.digest(), Some(&digest));
-    assert_eq!(planned.listed().to_string(), "docker.io/library/nginx:1");
-    // A containerd keeps the manifest, so its digest stays the name.
+    assert_eq!(planned.package_reference().to_string(), "docker.io/library/nginx:1");
+    // A containerd keeps the manifest, so its digest remains the name.
     let kept = ImageSpec {
         source: SourceKind::Containerd,
-        ..wish(&pinned)
+        ..request(&pinned)
     };
     let kept = plan(Naming::Jackal, &[kept]).unwrap().images.remove(0);
     assert_eq!(
-        (kept.location.digest.as_ref(), kept.listed()),
+        (kept.location.digest.as_ref(), kept.package_reference()),
         (Some(&digest), kept.request.reference)
     );
-    let planned = plan(Naming::Jackal, &[wish(&pinned)]).unwrap().images.remove(0);
+    let planned = plan(Naming::Jackal, &[request(&pinned)]).unwrap().images.remove(0);
     assert_eq!(
         (planned.location.tags.len(), planned.location.digest.as_ref()),
         (0, Some(&digest))
     );
     // Both would be nginx:1-jackal-... in the cluster.
-    refuses(
+    assert_refused(
         plan(Naming::Jackal, &[docker(&pinned), docker("nginx:1")]),
         Reason::InvalidSpec,
         &["remove one"],
@@ -359,24 +367,24 @@ fn a_digest_pins_what_docker_reads_and_not_its_place() {
 fn one_digest_may_have_two_names() {
     let digest = Digest::of(b"");
     let both = [format!("nginx:1@{digest}"), format!("nginx:2@{digest}")];
-    let images = plan(Naming::Plain, &both.clone().map(|text| wish(&text)))
+    let images = plan(Naming::Plain, &both.clone().map(|text| request(&text)))
         .unwrap()
         .images;
     assert_eq!(images.len(), 2);
     assert_eq!(images[0].location, images[1].location);
     let platforms = ImageSpec {
         platforms: vec!["linux/arm64".to_owned()],
-        ..wish(&both[1])
+        ..request(&both[1])
     };
-    refuses(
-        plan(Naming::Plain, &[wish(&both[0]), platforms]),
+    assert_refused(
+        plan(Naming::Plain, &[request(&both[0]), platforms]),
         Reason::InvalidSpec,
         &["linux/arm64"],
     );
 }
 
 #[test]
-fn an_image_is_its_name_or_an_object() {
+fn an_image_entry_is_a_string_or_an_object() {
     let spec = |images: serde_json::Value| -> JackalPackageSpec {
         let component = serde_json::json!({ "name": "a", "images": images });
         serde_json::from_value(serde_json::json!({ "version": "1", "components": [component] })).unwrap()
@@ -411,7 +419,7 @@ fn an_image_is_its_name_or_an_object() {
             &["images[0]", "image is missing"],
         ),
     ] {
-        refuses(Plan::of(&spec(wrong), ADDRESS, ""), Reason::InvalidSpec, parts);
+        assert_refused(Plan::of(&spec(wrong), ADDRESS, ""), Reason::InvalidSpec, parts);
     }
     let nulls =
         serde_json::json!([{ "image": "b", "platforms": null, "source": null, "nodeName": null, "policy": null }]);
@@ -426,15 +434,19 @@ fn an_image_is_its_name_or_an_object() {
 }
 
 #[test]
-fn a_package_has_no_more_images_than_its_status_can_list() {
+fn the_number_of_images_is_limited() {
     let images = |count: usize| {
-        let images: Vec<ImageSpec> = (0..count).map(|number| wish(&format!("a/i{number}:1"))).collect();
+        let images: Vec<ImageSpec> = (0..count).map(|number| request(&format!("a/i{number}:1"))).collect();
         plan(Naming::Plain, &images).map(|plan| plan.images.len())
     };
     assert_eq!(images(IMAGES).unwrap(), IMAGES);
     let refused = images(IMAGES + 1).unwrap_err();
     assert_eq!(refused.reason, Reason::InvalidSpec);
-    assert!(refused.message.contains("make several packages"), "{}", refused.message);
+    assert!(
+        refused.message.contains("split it into several packages"),
+        "{}",
+        refused.message
+    );
 }
 
 fn any_image() -> impl Strategy<Value = ImageSpec> {
@@ -462,7 +474,7 @@ fn any_image() -> impl Strategy<Value = ImageSpec> {
 
 proptest! {
     #[test]
-    fn never_panics_and_never_gives_a_name_twice(
+    fn never_panics_and_never_assigns_a_name_twice(
         images in proptest::collection::vec(any_image(), 0..6),
         name in "\\PC{0,6}|[a-z]{1,6}",
         prefix in "(/?[a-z]{0,5}){0,2}",

@@ -1,19 +1,19 @@
-//! Several writers of one index.
+//! Concurrent writers of one index.
 
-use super::tests::{Repository, definition, stage, unheard};
+use super::fake::{Repository, definition, setup, silent};
 use super::*;
 
 const ARCHITECTURES: [&str; 4] = ["amd64", "arm64", "riscv64", "s390x"];
 
 #[tokio::test]
 async fn architectures_share_a_tag() {
-    let stage = stage().await;
+    let setup = setup().await;
     let definitions = ARCHITECTURES.map(definition);
     let runs = definitions
         .iter()
-        .map(|definition| publish(definition, stage.images[..].into(), &stage.package, "1.0.0", unheard));
+        .map(|definition| publish(definition, setup.images[..].into(), &setup.package, "1.0.0", silent));
     let published = futures::future::try_join_all(runs).await.unwrap();
-    let index = stage.package.index("1.0.0");
+    let index = setup.package.index("1.0.0");
     let found: Vec<(&str, &Digest)> = index
         .manifests
         .iter()
@@ -25,9 +25,9 @@ async fn architectures_share_a_tag() {
         .collect();
     assert_eq!(found, expected);
 
-    // Another content of one architecture replaces its entry, and one whose manifest is gone is dropped.
+    // Other content for an architecture replaces its entry, and an entry whose manifest is deleted is removed.
     let gone = published[3].manifest.to_string();
-    stage
+    setup
         .registry
         .documents
         .lock()
@@ -35,14 +35,14 @@ async fn architectures_share_a_tag() {
         .remove(&("podinfo".to_owned(), gone));
     let newer = publish(
         &definitions[0],
-        stage.images[..1].into(),
-        &stage.package,
+        setup.images[..1].into(),
+        &setup.package,
         "1.0.0",
-        unheard,
+        silent,
     )
     .await
     .unwrap();
-    let digests: Vec<Digest> = stage
+    let digests: Vec<Digest> = setup
         .package
         .index("1.0.0")
         .manifests
@@ -59,30 +59,30 @@ async fn architectures_share_a_tag() {
     );
 }
 
-/// The writes of processes that do not wait for each other get there in any order, and each takes its time.
+/// Processes do not wait for each other, so their writes arrive in any order and take any time.
 #[tokio::test(start_paused = true)]
 async fn architectures_of_several_processes_share_a_tag() {
-    for ways in [[0; 4], [0, 20, 40, 60], [60, 40, 20, 0], [0, 90, 0, 90]] {
-        let stage = stage().await;
+    for delays in [[0; 4], [0, 20, 40, 60], [60, 40, 20, 0], [0, 90, 0, 90]] {
+        let setup = setup().await;
         let definitions = ARCHITECTURES.map(definition);
-        let process = |(process, way)| Repository {
-            registry: Arc::clone(&stage.registry),
+        let process = |(process, delay)| Repository {
+            registry: Arc::clone(&setup.registry),
             name: "podinfo".to_owned(),
             process,
-            way: Duration::from_millis(way),
+            delay: Duration::from_millis(delay),
         };
-        let processes: Vec<Repository> = ways.into_iter().enumerate().map(process).collect();
+        let processes: Vec<Repository> = delays.into_iter().enumerate().map(process).collect();
         let runs = definitions
             .iter()
             .zip(&processes)
-            .map(|(definition, process)| publish(definition, stage.images[..].into(), process, "1.0.0", unheard));
+            .map(|(definition, process)| publish(definition, setup.images[..].into(), process, "1.0.0", silent));
         futures::future::try_join_all(runs).await.unwrap();
-        let index = stage.package.index("1.0.0");
+        let index = setup.package.index("1.0.0");
         let found: Vec<&str> = index
             .manifests
             .iter()
             .map(|entry| entry.platform.as_ref().unwrap().architecture.as_str())
             .collect();
-        assert_eq!(found, ARCHITECTURES, "{ways:?}");
+        assert_eq!(found, ARCHITECTURES, "{delays:?}");
     }
 }

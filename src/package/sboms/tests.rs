@@ -25,8 +25,8 @@ fn destination() -> Arc<dyn Destination> {
     Arc::new(LayoutDestination::new("/nowhere", "team/web"))
 }
 
-/// The subjects of an image; the last document is its root.
-fn subjects(reference: &str, documents: Vec<Document>) -> Vec<Subject> {
+/// The platform images of an image; the last document is its root.
+fn subjects(reference: &str, documents: Vec<Document>) -> Vec<PlatformImage> {
     let image = ArtifactImage {
         reference: reference.parse().unwrap(),
         repository: "team/web".to_owned(),
@@ -37,8 +37,8 @@ fn subjects(reference: &str, documents: Vec<Document>) -> Vec<Subject> {
     subjects_of(&image, &destination())
 }
 
-/// The same with SBOMs that say their image's name.
-fn complete(mut subjects: Vec<Subject>) -> PackageSboms {
+/// The same with SBOMs.
+fn complete(mut subjects: Vec<PlatformImage>) -> PackageSboms {
     for subject in &mut subjects {
         let content = |format: Format| {
             let name = format!("{format:?} of {}", subject.manifest.digest());
@@ -73,7 +73,7 @@ fn files_have_the_names_that_zarf_gives_them() {
 }
 
 #[test]
-fn each_platform_of_an_index_has_its_own_and_attestations_have_none() {
+fn each_platform_of_an_index_has_an_sbom_and_attestations_have_none() {
     let (amd, arm) = (
         manifest("amd", media_type::OCI_LAYER),
         manifest("arm", media_type::OCI_LAYER),
@@ -92,13 +92,13 @@ fn each_platform_of_an_index_has_its_own_and_attestations_have_none() {
     ]))
     .unwrap();
     let subjects = subjects("r.test/x:1", vec![amd, arm, attestation, index]);
-    let mut named: Vec<String> = subjects.iter().map(Subject::identifier).collect();
+    let mut named: Vec<String> = subjects.iter().map(PlatformImage::identifier).collect();
     named.sort();
     assert_eq!(named, ["r.test/x:1-linux-amd64", "r.test/x:1-linux-arm64-v8"]);
 }
 
 #[test]
-fn what_has_no_files_has_no_sbom() {
+fn a_chart_has_no_sbom() {
     let chart = Document::of_manifest(Manifest::new(
         blob("{}", "application/vnd.cncf.helm.config.v1+json"),
         vec![blob("chart", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")],
@@ -112,7 +112,7 @@ fn what_has_no_files_has_no_sbom() {
 }
 
 #[test]
-fn names_that_zarf_would_make_one_stay_two() {
+fn names_that_collide_in_zarf_remain_distinct() {
     let both = [
         subjects("r.test/a_b:1", vec![manifest("one", media_type::OCI_LAYER)]),
         subjects("r.test/a/b:1", vec![manifest("two", media_type::OCI_LAYER)]),
@@ -129,10 +129,10 @@ fn names_that_zarf_would_make_one_stay_two() {
 }
 
 #[test]
-fn the_tar_follows_from_the_images_alone() {
+fn the_tar_is_determined_by_the_images() {
     let one = || subjects("r.test/a:1", vec![manifest("one", media_type::OCI_LAYER)]);
     let two = || subjects("r.test/b:1", vec![manifest("two", media_type::OCI_LAYER)]);
-    let inputs = |subjects: [Vec<Subject>; 2]| {
+    let inputs = |subjects: [Vec<PlatformImage>; 2]| {
         let sboms = complete(subjects.into_iter().flatten().collect());
         sboms.archive().unwrap().inputs()
     };
@@ -142,7 +142,7 @@ fn the_tar_follows_from_the_images_alone() {
 }
 
 #[test]
-fn there_is_no_tar_of_a_part() {
+fn an_incomplete_set_of_sboms_gives_no_tar() {
     let mut sboms = complete(subjects("r.test/a:1", vec![manifest("one", media_type::OCI_LAYER)]));
     assert!(sboms.archive().is_some());
     sboms
@@ -152,8 +152,8 @@ fn there_is_no_tar_of_a_part() {
 }
 
 #[test]
-fn the_page_has_one_place_for_an_sbom() {
-    assert_eq!(PAGE.matches(PLACE).count(), 1);
-    // All that it needs is in it.
+fn the_page_has_one_placeholder_and_no_external_resources() {
+    assert_eq!(PAGE.matches(PLACEHOLDER).count(), 1);
+
     assert!(!PAGE.contains("http://") && !PAGE.contains("https://"));
 }

@@ -1,7 +1,7 @@
-//! Ranges of versions, as Flux and OCM users write them: `>=6.0 <7`, `^6`, `~6.1`, `6.x`, `1.2 - 2`, `||` between two.
+//! Version ranges in the notation of Flux and OCM: `>=6.0 <7`, `^6`, `~6.1`, `6.x`, `1.2 - 2`, alternatives separated by `||`.
 //!
-//! Versions are ordered after Semantic Versioning 2.0. A pre-release is in a range only where one of the versions that
-//! the range names between two `||` is one: `>=6.0-0` takes all of them.
+//! Versions are ordered as in Semantic Versioning 2.0. A pre-release is in an alternative only if that alternative names a
+//! pre-release: `>=6.0-0` contains all of them.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -15,11 +15,11 @@ const LENGTH: usize = 256;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Range {
     text: String,
-    /// One of them holds.
+    /// Alternatives.
     groups: Vec<Group>,
 }
 
-/// Comparisons that all hold.
+/// Comparisons that must all be true.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Group {
     comparisons: Vec<Comparison>,
@@ -29,25 +29,25 @@ struct Group {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Comparison {
-    /// Not below.
-    From(Version),
-    /// Below.
+    /// At least this version.
+    AtLeast(Version),
+    /// Less than this version.
     Below(Version),
-    /// Not from the first to below the second.
+    /// Less than the first version, or at least the second.
     Outside(Version, Version),
 }
 
-/// A version of which the last parts may be missing, or `x`.
+/// A version whose last parts may be missing or `x`.
 #[derive(Clone, Debug, Default)]
 struct Partial {
     parts: Vec<u64>,
     pre: Prerelease,
 }
 
-/// What a text that is no range says of itself.
+/// A text is not a version range.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "`{text}` is not a range of versions ({why}); write it as >=6.0 <7, ^6, ~6.1, 6.x or 1.2 - 2, and || between two"
+    "`{text}` is not a version range ({why}); write it as >=6.0 <7, ^6, ~6.1, 6.x or 1.2 - 2, and || between alternatives"
 )]
 pub struct RangeError {
     text: String,
@@ -88,7 +88,7 @@ impl Group {
         let mut group = Self::default();
         let words: Vec<&str> = text.split([' ', ',', '\t']).filter(|word| !word.is_empty()).collect();
         if words.is_empty() {
-            return Err("there is nothing between two ||, or in all of it".to_owned());
+            return Err("an alternative is empty".to_owned());
         }
         let mut words = words.into_iter().peekable();
         while let Some(word) = words.next() {
@@ -96,7 +96,7 @@ impl Group {
                 .find(|letter: char| !"=!<>~^".contains(letter))
                 .unwrap_or(word.len());
             let (operator, mut rest) = word.split_at(end);
-            // An operator may stand by itself.
+            // The operator may be separated from the version.
             if rest.is_empty() {
                 rest = words.next().ok_or_else(|| format!("nothing follows {operator}"))?;
             }
@@ -117,15 +117,15 @@ impl Group {
     fn add(&mut self, operator: &str, version: &Partial) -> Result<(), String> {
         self.prereleases |= !version.pre.is_empty();
         let first = version.first();
-        // Of a version that is whole, it alone; else all that begin with its parts.
+        // A complete version means itself; an incomplete one all versions that begin with its parts.
         let after = version.after();
-        let whole = version.parts.len() == 3;
+        let complete = version.parts.len() == 3;
         let bounds = |from: Option<Version>, below: Option<Version>| {
-            let from = from.map(Comparison::From);
+            let from = from.map(Comparison::AtLeast);
             from.into_iter().chain(below.map(Comparison::Below))
         };
         match operator {
-            // Any version at all.
+            // Any version.
             "" | "=" | "^" | "~" | "~>" | ">=" | "=>" | "<=" | "=<" if version.parts.is_empty() => {}
             "" | "=" => self.comparisons.extend(bounds(Some(first), after)),
             "!=" => self
@@ -133,8 +133,8 @@ impl Group {
                 .extend(after.map(|after| Comparison::Outside(first, after))),
             ">" => self.comparisons.extend(bounds(after, None)),
             ">=" | "=>" => self.comparisons.extend(bounds(Some(first), None)),
-            "<" if whole => self.comparisons.extend(bounds(None, Some(first))),
-            // Its pre-releases come before it, and nobody means them who writes <7.
+            "<" if complete => self.comparisons.extend(bounds(None, Some(first))),
+            // `<7` should not include the pre-releases of 7, although they are less than 7.
             "<" => self.comparisons.extend(bounds(None, Some(lowest(first)))),
             "<=" | "=<" => self.comparisons.extend(bounds(None, after)),
             "~" | "~>" => {
@@ -142,14 +142,14 @@ impl Group {
                 self.comparisons.extend(bounds(Some(first), below));
             }
             "^" => {
-                // The first part that is not 0 stays as it is.
+                // The first part that is not 0 is fixed.
                 let kept = version.parts.iter().position(|part| *part != 0);
                 let below = version.next(kept.map_or(version.parts.len(), |at| at + 1));
                 self.comparisons.extend(bounds(Some(first), below));
             }
-            other => return Err(format!("{other} compares nothing")),
+            other => return Err(format!("unknown operator {other}")),
         }
-        // More than any version is none.
+        // No version is greater than any version.
         if version.parts.is_empty() && matches!(operator, ">" | "<" | "!=") {
             return Err(format!("no version is {operator} any version"));
         }
@@ -159,7 +159,7 @@ impl Group {
     fn contains(&self, version: &Version) -> bool {
         (self.prereleases || version.pre.is_empty())
             && self.comparisons.iter().all(|comparison| match comparison {
-                Comparison::From(from) => version.cmp_precedence(from) != Ordering::Less,
+                Comparison::AtLeast(from) => version.cmp_precedence(from) != Ordering::Less,
                 Comparison::Below(below) => version.cmp_precedence(below) == Ordering::Less,
                 Comparison::Outside(from, below) => {
                     version.cmp_precedence(from) == Ordering::Less || version.cmp_precedence(below) != Ordering::Less
@@ -170,18 +170,18 @@ impl Group {
 
 impl Partial {
     fn parse(text: &str) -> Result<Self, String> {
-        let not = || format!("`{text}` is no version");
+        let not = || format!("`{text}` is not a version");
         let bare = text.strip_prefix(['v', 'V']).unwrap_or(text);
         let (numbers, pre) = bare.split_once('-').map_or((bare, ""), |(numbers, pre)| (numbers, pre));
         if bare.contains('+') {
-            return Err(format!("`{text}` has build metadata, which no tag can have"));
+            return Err(format!("`{text}` has build metadata, which tags cannot have"));
         }
         let mut parts = Vec::new();
-        let mut open = false;
+        let mut has_wildcard = false;
         for part in numbers.split('.') {
             if matches!(part, "x" | "X" | "*") {
-                open = true;
-            } else if open {
+                has_wildcard = true;
+            } else if has_wildcard {
                 return Err(not());
             } else {
                 parts.push(number(part).ok_or_else(not)?);
@@ -200,7 +200,7 @@ impl Partial {
         self.parts.get(at).copied().unwrap_or_default()
     }
 
-    /// The first version of it.
+    /// The first version that begins with its parts.
     fn first(&self) -> Version {
         Version {
             pre: self.pre.clone(),
@@ -208,8 +208,8 @@ impl Partial {
         }
     }
 
-    /// The first version after all that begin with its parts; after a whole one, the very next. None after what has no
-    /// next.
+    /// The first version after all that begin with its parts; for a complete version, the next one. `None` if there is no
+    /// next version.
     fn after(&self) -> Option<Version> {
         if self.pre.is_empty() {
             return self.next(self.parts.len());
@@ -218,8 +218,7 @@ impl Partial {
         Some(Version { pre, ..self.first() })
     }
 
-    /// The first version whose first so many parts are higher: for two of 1.2.3 it is 1.3.0, or rather the lowest of
-    /// its pre-releases.
+    /// The first version that is higher in its first `parts` parts: for two parts of 1.2.3 the lowest pre-release of 1.3.0.
     fn next(&self, parts: usize) -> Option<Version> {
         let mut numbers = [self.part(0), self.part(1), self.part(2)];
         let last = parts.checked_sub(1)?;
@@ -237,14 +236,14 @@ fn lowest(version: Version) -> Version {
     Version { pre, ..version }
 }
 
-/// Digits; leading zeros, as in dates, are let in.
+/// A number in digits; leading zeros, as in dates, are allowed.
 fn number(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// The version that a tag says: `1.2.3` or `1.2`, with a `v` before and a pre-release behind where there is one. One
-/// number alone is none: it is a date as often as not, or moves with every release.
+/// The version in a tag: `1.2.3` or `1.2`, with an optional `v` before it and pre-release after it. A single number is not a
+/// version: it may be a date, or a tag that moves with every release.
 pub fn version_of(tag: &str) -> Option<Version> {
     let bare = tag.strip_prefix('v').unwrap_or(tag);
     let (numbers, pre) = bare
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_hold_what_people_mean() {
+    fn ranges_contain_the_expected_versions() {
         check(">=6.0 <7", "6.0 v6.0.0 6.99.1", "5.9.9 7.0 7.0.0-rc.1 6.1.0-rc.1");
         check(">=6.0, <7", "6.0.0 6.5", "5.9 7.0 7.1");
         check(">= 6.0 < 7", "6.0.0 6.5", "5.9 7.0");
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn prereleases_are_for_who_asks() {
+    fn prereleases_are_contained_only_if_the_range_names_one() {
         check(">=6.0-0 <7", "6.0.0-alpha 6.1.0-rc.1 6.2.0", "7.0.0-rc.1 7.0.0 5.9");
         check(">=6.0.0-rc.2", "6.0.0-rc.2 6.0.0-rc.10 6.0.0 6.1.0-alpha", "6.0.0-rc.1");
         check("=6.0.0-rc.1", "6.0.0-rc.1", "6.0.0-rc.2 6.0.0 6.0.0-rc.1.1");
@@ -329,20 +328,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_says_why() {
+    fn an_invalid_range_is_an_error_with_a_reason() {
         for (text, why) in [
-            ("", "there is nothing"),
-            ("6 ||", "there is nothing"),
-            ("latest", "`latest` is no version"),
+            ("", "is empty"),
+            ("6 ||", "is empty"),
+            ("latest", "`latest` is not a version"),
             (">=", "nothing follows >="),
             ("1.2 -", "nothing follows -"),
-            ("1.2.3.4", "no version"),
-            ("1.x.3", "no version"),
+            ("1.2.3.4", "not a version"),
+            ("1.x.3", "not a version"),
             (">=6+build", "build metadata"),
-            ("<<6", "<< compares nothing"),
+            ("<<6", "unknown operator <<"),
             (">*", "no version is > any version"),
             (&"1".repeat(300), "longer than"),
-            ("99999999999999999999", "no version"),
+            ("99999999999999999999", "not a version"),
         ] {
             let error = Range::parse(text).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_say_versions() {
+    fn versions_are_read_from_tags() {
         for (tag, version) in [
             ("1.2.3", "1.2.3"),
             ("v1.2", "1.2.0"),

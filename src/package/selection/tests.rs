@@ -18,25 +18,25 @@ fn tags(text: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn chosen(value: serde_json::Value, text: &str) -> (String, String) {
+fn selected(value: serde_json::Value, text: &str) -> (String, String) {
     let mut tags = tags(text);
     let one = policy(value.clone()).choose(&tags).unwrap().selected;
     tags.reverse();
-    assert_eq!(one, policy(value).choose(&tags).unwrap().selected, "in whatever order");
+    assert_eq!(one, policy(value).choose(&tags).unwrap().selected, "in any order");
     let camel_case = one.reason.starts_with(char::is_uppercase) && one.reason.chars().all(char::is_alphanumeric);
     assert!(camel_case, "{}", one.reason);
     (one.tag, one.message)
 }
 
 #[test]
-fn the_newest_version_in_the_range() {
-    let (tag, reason) = chosen(
+fn the_newest_version_in_the_range_is_selected() {
+    let (tag, reason) = selected(
         json!({ "semver": { "range": ">=6.0 <7" } }),
         "latest 5.9.0 6.0.1 6.10.0 6.9.3 6.11.0-rc.1 7.0.0 sha-abc 6",
     );
     assert_eq!((tag.as_str(), reason.as_str()), ("6.10.0", "the newest in >=6.0 <7"));
-    let tag = |text| chosen(json!({ "semver": { "range": "6.x" } }), text).0;
-    assert_eq!(tag("6.1 6.1.0"), "6.1.0", "the one that says all of it");
+    let tag = |text| selected(json!({ "semver": { "range": "6.x" } }), text).0;
+    assert_eq!(tag("6.1 6.1.0"), "6.1.0", "the complete one");
     assert_eq!(tag("v6.1.0 6.1.0"), "6.1.0");
     assert_eq!(tag("v6.1.0 6.1"), "v6.1.0");
     assert_eq!(tag("6.1 v6.1"), "6.1");
@@ -44,28 +44,31 @@ fn the_newest_version_in_the_range() {
 }
 
 #[test]
-fn the_last_by_a_pattern() {
+fn the_last_match_of_a_pattern_is_selected() {
     let built = "main-9 main-10 main-2 main-x dev-11 main-010";
     let by_number = json!({ "pattern": r"^main-(\d+)$", "order": "Numerical" });
-    let (tag, reason) = chosen(by_number.clone(), built);
+    let (tag, reason) = selected(by_number.clone(), built);
     assert_eq!(tag, "main-10");
     assert_eq!(reason, r"the highest by number that matches ^main-(\d+)$");
-    assert_eq!(chosen(json!({ "pattern": r"^main-(\d+)$" }), built).0, "main-9");
+    assert_eq!(selected(json!({ "pattern": r"^main-(\d+)$" }), built).0, "main-9");
     assert_eq!(
-        chosen(json!({ "pattern": "^main-(.*)$", "order": "Numerical" }), built).0,
+        selected(json!({ "pattern": "^main-(.*)$", "order": "Numerical" }), built).0,
         "main-10"
     );
     let beyond = "main-99999999999999999999998 main-99999999999999999999999";
-    assert_eq!(chosen(by_number, beyond).0, "main-99999999999999999999999");
+    assert_eq!(selected(by_number, beyond).0, "main-99999999999999999999999");
     let dates = "RELEASE.2026-01-02 RELEASE.2025-12-31 latest";
-    assert_eq!(chosen(json!({ "pattern": "^RELEASE" }), dates).0, "RELEASE.2026-01-02");
-    // What tools put under the digest of a signed image is no image.
+    assert_eq!(
+        selected(json!({ "pattern": "^RELEASE" }), dates).0,
+        "RELEASE.2026-01-02"
+    );
+    // Tags that are derived from the digest of a signed image are not images.
     let with_signature = format!("a sha256-{}.sig sha256-{}", "f".repeat(64), "e".repeat(64));
-    assert_eq!(chosen(json!({ "pattern": "" }), &with_signature).0, "a");
+    assert_eq!(selected(json!({ "pattern": "" }), &with_signature).0, "a");
 }
 
 #[test]
-fn nothing_that_fits_says_what_there_is() {
+fn no_matching_tag_is_a_retryable_fault_with_examples() {
     let fault = policy(json!({ "semver": { "range": ">=6.0 <7" } }))
         .choose(&tags("latest 1.0 5.1.0 5.2.0 4.0.0 3.0.0 2.0.0 7.0.0-rc.1"))
         .unwrap_err();
@@ -75,12 +78,12 @@ fn nothing_that_fits_says_what_there_is() {
     );
     assert_eq!(
         fault.message,
-        "no tag of ghcr.io/x/app is in >=6.0 <7: the newest there are 7.0.0-rc.1, 5.2.0, 5.1.0, 4.0.0, 3.0.0; correct the policy, or push such a tag"
+        "no tag of ghcr.io/x/app is in >=6.0 <7: the newest are 7.0.0-rc.1, 5.2.0, 5.1.0, 4.0.0, 3.0.0; correct the policy, or push such a tag"
     );
     let fault = policy(json!({ "semver": { "range": "1.x" } }))
         .choose(&tags("latest"))
         .unwrap_err();
-    assert!(fault.message.contains("there are none that could be"), "{fault}");
+    assert!(fault.message.contains("no tag is a candidate"), "{fault}");
     let fault = policy(json!({ "pattern": "^main-", "order": "Numerical" }))
         .choose(&tags("main-a main-b"))
         .unwrap_err();
@@ -88,15 +91,15 @@ fn nothing_that_fits_says_what_there_is() {
 }
 
 #[test]
-fn what_cannot_be_read_stalls() {
+fn an_invalid_policy_stalls() {
     for (value, said) in [
         (
             json!({ "semver": { "range": "newest" } }),
-            "`newest` is not a range of versions",
+            "`newest` is not a version range",
         ),
         (
             json!({ "pattern": "a(" }),
-            "the pattern `a(` is no regular expression (unclosed group)",
+            "the pattern `a(` is not a regular expression (unclosed group)",
         ),
         (json!({ "pattern": r"\w{1000}{1000}" }), "is too large"),
         (json!({}), "one of semver and pattern"),
@@ -125,15 +128,15 @@ fn spec(more: serde_json::Value) -> JackalPackageSpec {
 }
 
 #[test]
-fn the_package_is_as_though_the_tags_were_written() {
+fn selected_tags_complete_the_spec() {
     let spec = spec(json!({ "versionFrom": { "image": "r:5000/x/app" } }));
-    assert!(follows(&spec));
-    let followed = followed(&spec).unwrap();
+    assert!(has_policies(&spec));
+    let followed = policy_images(&spec).unwrap();
     assert_eq!(followed.len(), 2);
     let tags = tags("5.1.0 6.0.1 6.1.0");
     let selections: Vec<Selection> = followed.iter().map(|one| one.choose(&tags).unwrap()).collect();
-    let made = effective(&spec, &selections).unwrap();
-    assert!(!follows(&made));
+    let made = with_selected_tags(&spec, &selections).unwrap();
+    assert!(!has_policies(&made));
     assert_eq!(made.version(), "6.1.0");
     let images: Vec<String> = made
         .components
@@ -150,15 +153,18 @@ fn the_package_is_as_though_the_tags_were_written() {
             "r:5000/x/app:6.1.0"
         ]
     );
-    assert!(selections[0].made(&made.components[1].images[0].spec().unwrap()));
-    assert_eq!(effective(&spec, &selections[..1]), None);
-    // Without a policy nothing is to be chosen.
+    assert!(selections[0].is_of(&made.components[1].images[0].spec().unwrap()));
+    assert_eq!(with_selected_tags(&spec, &selections[..1]), None);
+    // Without a policy there is nothing to select.
     let plain: JackalPackageSpec = serde_json::from_value(json!({ "version": "1", "components": [] })).unwrap();
-    assert_eq!((follows(&plain), effective(&plain, &[])), (false, Some(plain)));
+    assert_eq!(
+        (has_policies(&plain), with_selected_tags(&plain, &[])),
+        (false, Some(plain))
+    );
 }
 
 #[test]
-fn what_cannot_be_followed_is_refused() {
+fn invalid_policy_images_are_refused() {
     for (image, said) in [
         (
             json!({ "image": "x:1", "policy": { "semver": { "range": "1" } } }),
@@ -180,10 +186,10 @@ fn what_cannot_be_followed_is_refused() {
         let spec: JackalPackageSpec =
             serde_json::from_value(json!({ "version": "1", "components": [{ "name": "a", "images": [image] }] }))
                 .unwrap();
-        let fault = followed(&spec).unwrap_err();
+        let fault = policy_images(&spec).unwrap_err();
         assert!(fault.message.contains(said), "{fault}");
         assert_eq!(fault.disposition, Disposition::Stalled);
     }
-    let fault = followed(&spec(json!({ "versionFrom": { "image": "r:5000/x/plain" } }))).unwrap_err();
+    let fault = policy_images(&spec(json!({ "versionFrom": { "image": "r:5000/x/plain" } }))).unwrap_err();
     assert!(fault.message.contains("versionFrom names `r:5000/x/plain`"), "{fault}");
 }

@@ -1,65 +1,68 @@
-//! Signatures of identities, which a log or a timestamp proves.
+//! Signatures by identities, proven by a log or a timestamp.
 
 use super::*;
 
 #[test]
-fn identities_count_by_a_log_or_by_a_timestamp() {
+fn identities_are_proven_by_a_log_or_a_timestamp() {
     let root = made!("keyless/trusted_root.json");
     for json in [made!("keyless/logged.json"), made!("keyless/tiled.json")] {
-        keyless(root).image(&image(), &bundle(json)).unwrap();
+        keyless(root).verify_image(&image(), &bundle(json)).unwrap();
     }
     keyless(root)
-        .image(&image(), &found(simple(made!("keyless/simple.json"))))
+        .verify_image(&image(), &found(simple(made!("keyless/simple.json"))))
         .unwrap();
     let stamped = bundle(made!("keyless/stamped.json"));
     keyless(made!("keyless/trusted_root_tsa.json"))
-        .image(&image(), &stamped)
+        .verify_image(&image(), &stamped)
         .unwrap();
-    let reason = keyless(root).image(&image(), &stamped).unwrap_err();
+    let reason = keyless(root).verify_image(&image(), &stamped).unwrap_err();
     assert!(
-        reason.ends_with("it is in no transparency log, and the trusted root has one"),
+        reason.ends_with("it is not in a transparency log of the trusted root"),
         "{reason}"
     );
 }
 
 #[test]
-fn identities_do_not_count_without_every_proof() {
+fn identities_without_every_proof_are_refused() {
     let root = made!("keyless/trusted_root.json");
     for (json, why) in [
-        (made!("keyless/expired.json"), "was not valid when it was signed"),
-        (made!("keyless/unlisted.json"), "is in no certificate log"),
-        (made!("keyless/foreign.json"), "was given by no authority"),
+        (
+            made!("keyless/expired.json"),
+            "was not valid when the signature was made",
+        ),
+        (made!("keyless/unlisted.json"), "is not in a certificate log"),
+        (made!("keyless/foreign.json"), "was not issued by an authority"),
         (
             made!("keyless/misstamped.json"),
-            "its timestamp is of another signature",
+            "its timestamp is for another signature",
         ),
-        (made!("keyless/forged.json"), "does not fit what it is said to sign"),
+        (made!("keyless/forged.json"), "does not match the signed content"),
     ] {
-        let reason = keyless(root).image(&image(), &bundle(json)).unwrap_err();
+        let reason = keyless(root).verify_image(&image(), &bundle(json)).unwrap_err();
         assert!(reason.contains(why), "{reason}");
     }
     let reason = keyless(made!("foreign/trusted_root.json"))
-        .image(&image(), &bundle(made!("keyless/logged.json")))
+        .verify_image(&image(), &bundle(made!("keyless/logged.json")))
         .unwrap_err();
     assert!(
-        reason.contains("is of no transparency log of the trusted root"),
+        reason.contains("is not from a transparency log of the trusted root"),
         "{reason}"
     );
     let reason = keyless(root)
-        .image(&Digest::of(b"another"), &bundle(made!("keyless/logged.json")))
+        .verify_image(&Digest::of(b"another"), &bundle(made!("keyless/logged.json")))
         .unwrap_err();
-    assert!(reason.contains("about another digest"), "{reason}");
+    assert!(reason.contains("for another digest"), "{reason}");
     let reason = keyless(root)
-        .image(&image(), &bundle(made!("image.bundle.json")))
+        .verify_image(&image(), &bundle(made!("image.bundle.json")))
         .unwrap_err();
     assert!(
-        reason.ends_with("it was made by a key and not by an identity"),
+        reason.ends_with("it was made with a key and not by an identity"),
         "{reason}"
     );
 }
 
 #[test]
-fn only_the_identity_that_is_asked_for_counts() {
+fn only_the_required_identity_is_accepted() {
     let logged = bundle(made!("keyless/logged.json"));
     let ask = |issuer: &str, subject: SubjectMatch| {
         let mut requirement = keyless(made!("keyless/trusted_root.json"));
@@ -67,7 +70,7 @@ fn only_the_identity_that_is_asked_for_counts() {
             issuer: issuer.to_owned(),
             subject,
         };
-        requirement.image(&image(), &logged)
+        requirement.verify_image(&image(), &logged)
     };
     let pattern = |text: &str| SubjectMatch::pattern(text).unwrap();
     ask(ISSUER, pattern("https://github[.]com/acme/.*")).unwrap();
@@ -81,7 +84,7 @@ fn only_the_identity_that_is_asked_for_counts() {
         let reason = ask(issuer, subject).unwrap_err();
         assert!(
             reason.contains(&format!(
-                "it is by `{IDENTITY}` of {ISSUER}, who is none of the identities"
+                "it was made by `{IDENTITY}` of {ISSUER}, which is not one of the identities"
             )),
             "{reason}"
         );
@@ -91,17 +94,17 @@ fn only_the_identity_that_is_asked_for_counts() {
 }
 
 #[test]
-fn a_tampered_proof_does_not_count() {
+fn a_tampered_proof_is_refused() {
     let root = made!("keyless/trusted_root.json");
     let entry = "/verificationMaterial/tlogEntries/0";
     let refused = |json: &[u8], pointer: &str, change: &dyn Fn(&mut Value), why: &str| {
         let json = changed(json, pointer, change);
-        let reason = keyless(root).image(&image(), &bundle(&json)).unwrap_err();
+        let reason = keyless(root).verify_image(&image(), &bundle(&json)).unwrap_err();
         assert!(reason.contains(why), "{pointer}: {reason}");
     };
     let logged = made!("keyless/logged.json");
-    let bend = |at: usize| move |value: &mut Value| bent(value, at);
-    let promise = "a promise that the log did not give";
+    let bend = |at: usize| move |value: &mut Value| with_flipped_bit(value, at);
+    let promise = "an inclusion promise that the log did not sign";
     refused(
         logged,
         &format!("{entry}/inclusionPromise/signedEntryTimestamp"),
@@ -120,7 +123,7 @@ fn a_tampered_proof_does_not_count() {
         &|value| *value = json!("7"),
         promise,
     );
-    let path = "a proof that does not lead to the log's root";
+    let path = "an inclusion proof that does not lead to the log's root";
     refused(logged, &format!("{entry}/inclusionProof/hashes/0"), &bend(0), path);
     refused(logged, &format!("{entry}/inclusionProof/rootHash"), &bend(0), path);
     refused(
@@ -147,39 +150,44 @@ fn a_tampered_proof_does_not_count() {
                 .unwrap()
                 .retain(|key, _| !key.starts_with("inclusion"));
         },
-        "neither a promise nor a proof",
+        "neither an inclusion promise nor an inclusion proof",
     );
     refused(logged, "/verificationMaterial/certificate/rawBytes", &bend(300), "");
+}
+
+#[test]
+fn a_tampered_timestamp_is_refused() {
+    let root = made!("keyless/trusted_root.json");
     let stamp = "/verificationMaterial/timestampVerificationData/rfc3161Timestamps/0/signedTimestamp";
     let tiled = made!("keyless/tiled.json");
     let read: Value = serde_json::from_slice(tiled).unwrap();
     let length = encoding::decode(read.pointer(stamp).unwrap().as_str().unwrap())
         .unwrap()
         .len();
-    // Wherever a bit is turned of what is signed, there is no time any more. What is not signed says who signed, and how,
-    // which is known besides.
+    // A flipped bit in the signed part invalidates the timestamp. The unsigned part only says who signed and how, which is
+    // known otherwise.
     let mut survived = 0;
     for at in 0..length {
-        let json = changed(tiled, stamp, |value| bent(value, at));
-        survived += usize::from(keyless(root).image(&image(), &bundle(&json)).is_ok());
+        let json = changed(tiled, stamp, |value| with_flipped_bit(value, at));
+        survived += usize::from(keyless(root).verify_image(&image(), &bundle(&json)).is_ok());
     }
     assert!(survived < length / 3, "{survived} of {length}");
     let foreign = {
         let other: Value = serde_json::from_slice(made!("keyless/stamped.json")).unwrap();
         other.pointer(stamp).unwrap().clone()
     };
-    // A timestamp of the same signature is as good as another.
+    // Any timestamp for the same signature is accepted.
     let swapped = changed(tiled, stamp, |value| *value = foreign);
-    keyless(root).image(&image(), &bundle(&swapped)).unwrap();
+    keyless(root).verify_image(&image(), &bundle(&swapped)).unwrap();
     let bare = changed(tiled, "/verificationMaterial", |value| {
         value.as_object_mut().unwrap().remove("timestampVerificationData");
     });
-    let reason = keyless(root).image(&image(), &bundle(&bare)).unwrap_err();
-    assert!(reason.contains("nobody says when it was made"), "{reason}");
+    let reason = keyless(root).verify_image(&image(), &bundle(&bare)).unwrap_err();
+    assert!(reason.contains("its time is not proven"), "{reason}");
 }
 
 #[test]
-fn an_entry_of_another_signature_does_not_count() {
+fn an_entry_for_another_signature_is_refused() {
     let root = made!("keyless/trusted_root.json");
     let entries = |json: &[u8]| {
         let read: Value = serde_json::from_slice(json).unwrap();
@@ -191,6 +199,6 @@ fn an_entry_of_another_signature_does_not_count() {
         "/verificationMaterial/tlogEntries",
         |value| *value = unlisted,
     );
-    let reason = keyless(root).image(&image(), &bundle(&json)).unwrap_err();
-    assert!(reason.contains("its log entry is of another signature"), "{reason}");
+    let reason = keyless(root).verify_image(&image(), &bundle(&json)).unwrap_err();
+    assert!(reason.contains("its log entry is for another signature"), "{reason}");
 }

@@ -42,14 +42,16 @@ pub struct Entry {
     pub path: String,
     /// Its type.
     pub kind: EntryKind,
+    /// The path of the entry that a link names, from the root of the archive; `None` for a link out of it.
+    pub target: Option<String>,
     /// The length of the content in bytes.
     pub size: u64,
 }
 
 /// A tar that is read once, from its beginning to its end. Holds a block, and the last chunk.
 pub struct Archive {
-    // What messages call the tar.
-    name: &'static str,
+    // What messages call the tar; `None` for the export of an engine, which can be repeated.
+    name: Option<&'static str>,
     source: ByteStream<'static>,
     chunk: Bytes,
     // The last bytes, to find an appended error in.
@@ -68,6 +70,7 @@ pub struct Archive {
 #[derive(Default)]
 struct Extension {
     path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
     size: Option<u64>,
     any: bool,
 }
@@ -75,11 +78,15 @@ struct Extension {
 impl Archive {
     /// Reads the tar `source`.
     pub fn new(source: ByteStream<'static>) -> Self {
-        Self::named("the export of the docker engine", source)
+        Self::of(None, source)
     }
 
-    /// Reads the tar `source`, which messages call `name`.
+    /// Reads the tar `source`, which messages call `name`. It is the same when it is read again.
     pub fn named(name: &'static str, source: ByteStream<'static>) -> Self {
+        Self::of(Some(name), source)
+    }
+
+    fn of(name: Option<&'static str>, source: ByteStream<'static>) -> Self {
         Self {
             name,
             source,
@@ -146,8 +153,18 @@ impl Archive {
                     let Some(path) = path_text(&path) else {
                         return Err(self.malformed("it has an invalid path"));
                     };
+                    let link = extension.link.or_else(|| Some(header.link_name_bytes()?.into_owned()));
+                    let is_symbolic = header.entry_type() == EntryType::Symlink;
+                    let target = link
+                        .filter(|_| kind == EntryKind::Link)
+                        .and_then(|link| target(&path, &path_text(&link)?, is_symbolic));
                     self.open(size);
-                    return Ok(Some(Entry { path, kind, size }));
+                    return Ok(Some(Entry {
+                        path,
+                        kind,
+                        target,
+                        size,
+                    }));
                 }
             }
         }
@@ -220,9 +237,13 @@ impl Archive {
         }
         let content = self.read_content(None).await?;
         match kind {
-            EntryType::GNULongName => {
+            EntryType::GNULongName | EntryType::GNULongLink => {
                 let end = content.iter().position(|&byte| byte == 0).unwrap_or(content.len());
-                extension.path = Some(content[..end].to_vec());
+                let text = Some(content[..end].to_vec());
+                match kind {
+                    EntryType::GNULongName => extension.path = text,
+                    _ => extension.link = text,
+                }
             }
             EntryType::XHeader => {
                 let mut rest = content.as_ref();
@@ -233,6 +254,8 @@ impl Archive {
                     rest = after;
                     match key {
                         b"path" => extension.path = Some(value.to_vec()),
+                        b"linkpath" => extension.link = Some(value.to_vec()),
+                        _ if key.starts_with(b"GNU.sparse.") => return Err(self.malformed("it has a sparse file")),
                         b"size" => {
                             let size = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
                             extension.size = Some(
@@ -243,7 +266,7 @@ impl Archive {
                     }
                 }
             }
-            // Targets of links and global headers are not needed.
+            // Global headers are not needed.
             _ => {}
         }
         Ok(())
@@ -304,13 +327,17 @@ impl Archive {
 
     // An engine that fails during an export appends the error to what it wrote of the tar.
     fn malformed(&self, what: &str) -> Fault {
+        if let Some(name) = self.name {
+            let message = format!("{name} is not a complete tar: {what}; copy it again");
+            return Fault::stalled(Reason::SourceFailed, message);
+        }
         let appended = (0..self.tail.len())
             .rev()
             .filter(|&at| self.tail[at..].starts_with(b"{\"error") || self.tail[at..].starts_with(b"{\"message\""))
             .find_map(|at| message_of(&self.tail[at..]));
         let message = match appended {
             Some(message) => format!("the docker engine broke off the export: {message}"),
-            None => format!("{} is not a complete tar: {what}; it is retried", self.name),
+            None => format!("the export of the docker engine is not a complete tar: {what}; it is retried"),
         };
         Fault::retryable(Reason::SourceFailed, message)
     }
@@ -322,6 +349,25 @@ fn path_text(path: &[u8]) -> Option<String> {
     }
     let path = std::str::from_utf8(path).ok()?;
     Some(path.strip_prefix("./").unwrap_or(path).to_owned())
+}
+
+// The path that the entry `path` links to: a symbolic link from its own folder, a hard link from the root.
+fn target(path: &str, link: &str, is_symbolic: bool) -> Option<String> {
+    if link.starts_with('/') {
+        return None;
+    }
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut parts: Vec<&str> = match is_symbolic {
+        true => folder.split('/').filter(|part| !part.is_empty()).collect(),
+        false => Vec::new(),
+    };
+    for part in link.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        match part {
+            ".." => drop(parts.pop()?),
+            part => parts.push(part),
+        }
+    }
+    Some(parts.join("/"))
 }
 
 // The first record `length key=value\n` of a PAX header, and what follows it (POSIX pax, "pax Extended Header").
@@ -336,157 +382,4 @@ fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(kind: EntryType, path: &str, content: &[u8]) -> Vec<u8> {
-        let mut header = Header::new_ustar();
-        header.set_path(path).unwrap();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        header.set_entry_type(kind);
-        header.set_cksum();
-        let mut member = header.as_bytes().to_vec();
-        member.extend_from_slice(content);
-        member.resize(member.len().next_multiple_of(BLOCK), 0);
-        member
-    }
-
-    fn file(path: &str, content: &[u8]) -> Vec<u8> {
-        member(EntryType::Regular, path, content)
-    }
-
-    fn end() -> Vec<u8> {
-        vec![0; 2 * BLOCK]
-    }
-
-    // In chunks of an odd length, so that boundaries of chunks and blocks differ.
-    fn archive(parts: &[Vec<u8>]) -> Archive {
-        let chunks: Vec<_> = parts
-            .concat()
-            .chunks(97)
-            .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
-            .collect();
-        Archive::new(futures::stream::iter(chunks).boxed())
-    }
-
-    async fn read(parts: &[Vec<u8>]) -> Result<Vec<(Entry, Bytes)>, Fault> {
-        let mut archive = archive(parts);
-        let mut entries = Vec::new();
-        while let Some(entry) = archive.next().await? {
-            let content = archive.read_content(None).await?;
-            entries.push((entry, content));
-        }
-        Ok(entries)
-    }
-
-    async fn refused(parts: &[Vec<u8>]) -> String {
-        let fault = read(parts).await.unwrap_err();
-        assert_eq!(fault.reason, Reason::SourceFailed);
-        fault.message
-    }
-
-    #[tokio::test]
-    async fn returns_complete_entries_in_order() {
-        let long = format!("{}/layer.tar", "d".repeat(180));
-        let content = vec![7; 5000];
-        let pax = format!("{} path={long}\n", long.len() + 10);
-        let parts = [
-            member(EntryType::Directory, "blobs/", b""),
-            file("./a", &content),
-            member(EntryType::XHeader, "pax", pax.as_bytes()),
-            file("short", b"x"),
-            member(EntryType::GNULongName, "././@LongLink", format!("{long}\0").as_bytes()),
-            member(EntryType::Symlink, "short", b""),
-            end(),
-            vec![0; 8192],
-        ];
-        let entries = read(&parts).await.unwrap();
-        let seen: Vec<_> = entries
-            .iter()
-            .map(|(e, c)| (e.path.as_str(), e.kind, c.len()))
-            .collect();
-        let expected = [
-            ("blobs/", EntryKind::Other, 0),
-            ("a", EntryKind::File, 5000),
-            (long.as_str(), EntryKind::File, 1),
-            (long.as_str(), EntryKind::Link, 0),
-        ];
-        assert_eq!(seen, expected);
-        assert_eq!(entries[1].1, content);
-    }
-
-    #[tokio::test]
-    async fn an_extension_header_sets_the_size() {
-        let mut huge = file("huge", b"12345");
-        huge[124..136].copy_from_slice(b"00000000000\0");
-        let mut header = Header::new_ustar();
-        header.as_mut_bytes().copy_from_slice(&huge[..BLOCK]);
-        header.set_cksum();
-        huge[..BLOCK].copy_from_slice(header.as_bytes());
-        let parts = [member(EntryType::XHeader, "pax", b"9 size=5\n"), huge, end()];
-        assert_eq!(read(&parts).await.unwrap()[0].1, "12345");
-    }
-
-    #[tokio::test]
-    async fn unread_content_is_skipped() {
-        let mut archive = archive(&[file("a", &[1; 3000]), file("b", b"b"), end()]);
-        archive.next().await.unwrap();
-        archive.chunk().await.unwrap();
-        assert_eq!(archive.next().await.unwrap().unwrap().path, "b");
-        assert!(archive.next().await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_truncated_archive_is_an_error() {
-        let whole = [file("a", &[1; 700]), file("b", b"b"), end()].concat();
-        for length in (0..whole.len())
-            .step_by(61)
-            .chain([BLOCK, whole.len() - BLOCK, whole.len() - 1])
-        {
-            let message = refused(&[whole[..length].to_vec()]).await;
-            assert!(message.contains("not a complete tar"), "{length}: {message}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_appended_error_is_reported() {
-        let error = b"{\"errorDetail\":{\"message\":\"disk is gone\"},\"error\":\"disk is gone\"}\r\n".to_vec();
-        let cut = file("a", &[1; 4000])[..1000].to_vec();
-        for parts in [
-            [cut, error.clone()],
-            [file("a", b"a"), error.clone()],
-            [[file("a", b"a"), end()].concat(), error],
-        ] {
-            let message = refused(&parts).await;
-            assert!(message.contains("broke off the export: disk is gone"), "{message}");
-        }
-    }
-
-    #[tokio::test]
-    async fn malformed_archives_are_refused() {
-        let path = "p".repeat(PATH_LIMIT + 1);
-        let long = member(EntryType::GNULongName, "x", path.as_bytes());
-        let pax = |text: &[u8]| member(EntryType::XHeader, "pax", text);
-        let mut flipped = file("a", b"a");
-        flipped[0] ^= 1;
-        for (parts, expected) in [
-            (vec![file("e", b""); ENTRY_LIMIT + 1], "more entries"),
-            (vec![long, file("a", b"")], "an invalid path"),
-            (
-                vec![pax(&vec![b'x'; EXTENSION_LIMIT as usize + 1])],
-                "longer than any image needs",
-            ),
-            (vec![pax(b"not a record"), file("a", b"")], "cannot be read"),
-            (vec![pax(b"0 "), file("a", b"")], "cannot be read"),
-            (vec![pax(b"9 size=x\n"), file("a", b"")], "the size"),
-            (vec![pax(b""), end()], "followed by the end"),
-            (vec![member(EntryType::GNUSparse, "a", b"")], "sparse"),
-            (vec![flipped], "checksum"),
-            (vec![end(), file("a", b"")], "after its end"),
-        ] {
-            let message = refused(&parts).await;
-            assert!(message.contains(expected), "{message}");
-        }
-    }
-}
+mod tests;

@@ -23,7 +23,7 @@ pub fn tar_split(gzip: &[u8], folder: &Path) -> Result<u64, String> {
     let reading = std::thread::spawn({
         let gzip = gzip.to_vec();
         move || {
-            let result = tarsplit::assemble(gzip.as_slice(), &mut diff, &mut chunks);
+            let result = tarsplit::assemble(gzip.as_slice(), &diff, &mut chunks);
             chunks.finish(result);
         }
     });

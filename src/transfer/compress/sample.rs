@@ -1,7 +1,7 @@
-//! Whether a content is worth compressing, told by its beginning.
+//! Decides by the beginning of a content whether compressing it pays.
 //!
-//! What gets no shorter costs a hash over its compressed form, and hides its digest until it was read: stored as it is it
-//! moves in half of the time, and a registry that holds it is found out by one question. Only the content decides, so
+//! Compressing incompressible content costs a hash of the compressed form, whose digest is known only after reading it all.
+//! Uncompressed, it moves in half the time, and one request shows whether the registry has it. Only the content decides, so
 //! the same layer is always stored in the same form.
 
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use super::{LIMITS, failed};
 use crate::fault::Fault;
 use crate::oci::Compression;
 
-/// The bytes at the beginning of a content that decide. Changing it, or what follows, changes which layers are stored
-/// as they are; see [`Compression::layer`].
+/// The number of bytes at the beginning of a content that decide. Changing it, or the constants below, changes which layers
+/// are stored uncompressed; see [`Compression::layer`].
 pub const SAMPLE: usize = 1024 * 1024;
-/// What is compressed of them: as many pieces of as many bytes, evenly spread.
+/// The number and size in bytes of the evenly spread pieces of the sample that are compressed.
 const PIECES: usize = 4;
 const PIECE: usize = 64 * 1024;
-/// The part that must be saved.
+/// At least the fraction 1/32 must be saved.
 const SAVED: usize = 32;
 
-/// Whether a content that begins with the chunks `start`, of [`SAMPLE`] bytes or more where it has as many, gets shorter
-/// by `compression`. Nothing does by [`Compression::None`].
+/// Whether `compression` shortens a content that begins with the chunks `start`: at least [`SAMPLE`] bytes, or the whole
+/// content. False for [`Compression::None`].
 pub async fn pays(start: &[Bytes], compression: Compression) -> Result<bool, Fault> {
     if compression == Compression::None {
         return Ok(false);
@@ -31,7 +31,7 @@ pub async fn pays(start: &[Bytes], compression: Compression) -> Result<bool, Fau
     let (threads, idle) = (Arc::clone(&LIMITS.threads), Arc::clone(&LIMITS.idle));
     let _thread = threads.acquire_owned().await.map_err(failed)?;
     let judged = tokio::task::spawn_blocking(move || {
-        // Copied by as many at once as there are threads.
+        // The thread permit also limits the number of concurrent copies.
         let start = joined(&start);
         let mut encoder = idle.take(compression)?;
         let (mut before, mut after) = (0, 0);
@@ -39,8 +39,8 @@ pub async fn pays(start: &[Bytes], compression: Compression) -> Result<bool, Fau
             before += piece.len();
             after += encoder.encode(piece)?.bytes.len();
         }
-        idle.give(encoder);
-        // A content without bytes stays what every reader knows for compressed.
+        idle.put(encoder);
+        // Empty content is compressed, so that every reader recognises the compression.
         Ok::<_, std::io::Error>(before == 0 || after + before / SAVED <= before)
     });
     judged.await.map_err(failed)?.map_err(failed)
@@ -56,7 +56,7 @@ fn joined(chunks: &[Bytes]) -> Vec<u8> {
     sample
 }
 
-/// The parts of `start` that are looked at.
+/// The pieces of `start` that are compressed.
 fn pieces(start: &[u8]) -> impl Iterator<Item = &[u8]> {
     let step = start.len().div_ceil(PIECES).max(1);
     start.chunks(step).map(|chunk| chunk.get(..PIECE).unwrap_or(chunk))

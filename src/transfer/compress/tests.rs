@@ -8,12 +8,12 @@ use crate::oci::Digest;
 
 const BOTH: [Compression; 2] = [Compression::Gzip, Compression::Zstd];
 
-/// Text-like content: it compresses, and no two blocks are alike.
+/// Compressible, text-like content without equal blocks.
 fn content(length: usize) -> Vec<u8> {
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     let mut content = Vec::with_capacity(length + 16);
     while content.len() < length {
-        // xorshift, so that the bytes are the same for ever.
+        // xorshift, so that the bytes never change.
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
@@ -25,7 +25,7 @@ fn content(length: usize) -> Vec<u8> {
     content
 }
 
-/// Bytes that no code makes shorter, the same for ever.
+/// Incompressible bytes that never change.
 fn noise(length: usize) -> Vec<u8> {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let words = std::iter::repeat_with(|| {
@@ -51,7 +51,7 @@ fn cut(content: &[u8], steps: &[usize]) -> ByteStream<'static> {
 
 async fn all(content: &[u8], steps: &[usize], threads: usize, compression: Compression) -> Vec<u8> {
     let limits = Limits::of(threads);
-    let whole: Vec<Bytes> = compress_within(cut(content, steps), compression, &limits)
+    let whole: Vec<Bytes> = compress_with_limits(cut(content, steps), compression, &limits)
         .try_collect()
         .await
         .unwrap();
@@ -93,20 +93,20 @@ async fn gives_back_what_went_in_for_every_length_near_a_block() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn threads_do_not_show() {
+async fn the_number_of_threads_does_not_change_the_bytes() {
     let content = content(9 * BLOCK + 12_345);
     for compression in BOTH {
         let one = all(&content, &[100_000], 1, compression).await;
         assert!(one.len() < content.len() * 95 / 100);
         for threads in [1, 2, 7] {
             let other = all(&content, &[300_000], threads, compression).await;
-            assert!(one == other, "{compression:?}: {threads} threads show");
+            assert!(one == other, "{compression:?}: {threads} threads change the bytes");
         }
     }
 }
 
 #[tokio::test]
-async fn noise_does_not_grow() {
+async fn incompressible_content_does_not_grow() {
     let noise = noise(5 * BLOCK + 11);
     for compression in BOTH {
         let compressed = all(&noise, &[100_000], 2, compression).await;
@@ -121,16 +121,16 @@ async fn noise_does_not_grow() {
             let (_, frame) = compressed.split_at(5 * (BLOCK + 15));
             assert!(zstd::stream::decode_all(frame).unwrap() == noise[5 * BLOCK..]);
         }
-        // One encoder for what compresses and what does not.
+        // The same encoder for compressible and incompressible content.
         let mixed = [&content(BLOCK)[..], &noise, &content(2 * BLOCK)].concat();
         assert!(plain(&all(&mixed, &[100_000], 1, compression).await, compression) == mixed);
     }
 }
 
-// Whoever changes these digests has everybody's compressed layers sent anew once, and counts
-// `Compression::layer` up.
+// If these digests change, all compressed layers are uploaded again once, and the version in `Compression::layer` must be
+// increased.
 #[tokio::test]
-async fn the_bytes_are_those_of_every_build_before() {
+async fn the_bytes_are_the_pinned_ones() {
     let content = [content(2 * BLOCK + 54_321), noise(2 * BLOCK)].concat();
     let mut digests = Vec::new();
     for compression in BOTH {
@@ -146,7 +146,7 @@ async fn the_bytes_are_those_of_every_build_before() {
 }
 
 #[tokio::test]
-async fn what_gets_no_shorter_is_told_by_its_beginning() {
+async fn incompressible_content_is_recognised_by_its_beginning() {
     let (text, noise) = (content(SAMPLE), noise(SAMPLE));
     let pays_cut = async |whole: &[u8], step: usize, compression| {
         let chunks: Vec<Bytes> = cut(whole, &[step]).try_collect().await.unwrap();
@@ -161,10 +161,10 @@ async fn what_gets_no_shorter_is_told_by_its_beginning() {
                 assert!(!pays_cut(&noise[..length], step, compression).await, "{length}");
             }
         }
-        // The rest does not count, or how it is cut would.
+        // The rest does not matter, or the sizes of chunks would.
         let late = [&noise[..], &text, &text].concat();
         assert!(!pays_cut(&late, usize::MAX, compression).await);
-        // A part that gets shorter is enough, wherever it is.
+        // One compressible part is enough, wherever it is.
         for at in [0, SAMPLE / 2, SAMPLE * 3 / 4] {
             let mut mixed = noise.clone();
             mixed[at..at + SAMPLE / 4].copy_from_slice(&text[..SAMPLE / 4]);
@@ -175,7 +175,7 @@ async fn what_gets_no_shorter_is_told_by_its_beginning() {
 }
 
 #[tokio::test]
-async fn passes_a_failure_on() {
+async fn a_fault_of_the_content_is_returned() {
     let fault = Fault::retryable(Reason::SourceFailed, "broke");
     for before in [1, 3 * BLOCK] {
         for compression in BOTH {
@@ -186,32 +186,32 @@ async fn passes_a_failure_on() {
     }
 }
 
-// One that nobody reads holds no more than its share, and no thread.
+// A stream that nobody reads keeps only its permits, and no thread.
 #[tokio::test]
-async fn a_blob_that_stands_still_stops_no_other() {
+async fn a_stalled_blob_does_not_block_others() {
     let content = content(12 * BLOCK);
     let limits = Limits::of(2);
     let mut still = Vec::new();
     for _ in 0..6 {
-        let mut one = compress_within(cut(&content, &[BLOCK]), Compression::Gzip, &limits);
+        let mut one = compress_with_limits(cut(&content, &[BLOCK]), Compression::Gzip, &limits);
         assert!(one.next().await.unwrap().is_ok());
         still.push(one);
     }
-    let moving = compress_within(cut(&content, &[BLOCK]), Compression::Gzip, &limits).try_collect::<Vec<_>>();
+    let moving = compress_with_limits(cut(&content, &[BLOCK]), Compression::Gzip, &limits).try_collect::<Vec<_>>();
     let moved = tokio::time::timeout(std::time::Duration::from_secs(60), moving).await;
     assert!(plain(&moved.expect("gets on").unwrap().concat(), Compression::Gzip) == content);
     drop(still);
     assert_eq!(
         limits.ahead.available_permits(),
         4,
-        "what was dropped gives its share back"
+        "dropped streams release their permits"
     );
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn how_it_was_cut_does_not_show(
+    fn chunk_sizes_do_not_change_the_bytes(
         length in 0..2 * BLOCK + 1000,
         steps in proptest::collection::vec(1..3 * BLOCK, 1..6),
         threads in 1..8_usize,

@@ -1,4 +1,4 @@
-//! The files of a layout: each gets its name when it is whole and on the disk.
+//! The files of a layout. Each gets its name when it is complete and synced to disk.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
@@ -10,18 +10,18 @@ use bytes::Bytes;
 /// The longest time to wait for another process that writes `index.json`.
 const LOCK_LIMIT: Duration = Duration::from_secs(30);
 
-/// Makes `directory` and waits until nobody else changes what its `index.json` lists, for as long as the file is held.
-pub fn locked(directory: &Path) -> io::Result<File> {
+/// Creates `directory` and locks its `index.json` until the returned file is closed. It waits for other writers.
+pub fn lock(directory: &Path) -> io::Result<File> {
     std::fs::create_dir_all(directory)?;
-    let lock = File::options()
+    let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(directory.join(".lock"))?;
     let deadline = Instant::now() + LOCK_LIMIT;
     loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -36,11 +36,11 @@ pub fn locked(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// A file that is removed unless it gets its name.
+/// A file that is removed unless it is renamed.
 pub struct TemporaryFile(pub PathBuf);
 
 impl TemporaryFile {
-    /// One of a name of its own in `folder`.
+    /// A new file with a unique name in `folder`.
     pub fn in_folder(folder: &Path) -> Self {
         Self(folder.join(format!(".unfinished-{:016x}", fastrand::u64(..))))
     }
@@ -48,12 +48,12 @@ impl TemporaryFile {
 
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
-        // After the renaming there is nothing of this name.
+        // Fails if it was renamed.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Puts `content` in the place of a file, at once.
+/// Replaces a file with `content` atomically.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let unfinished = TemporaryFile::in_folder(folder);
@@ -64,7 +64,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A file's content, if there is such a file; longer ones than `limit` bytes are an error.
+/// The content of a file, or `None` if it does not exist. A file longer than `limit` bytes is an error.
 pub fn read_within(path: &Path, limit: usize) -> io::Result<Option<Bytes>> {
     let file = match File::open(path) {
         Ok(file) => file,

@@ -1,5 +1,5 @@
-//! Referrers in a layout. `index.json` lists them without a name, which is where other tools look for them; regctl lists
-//! them, as in a registry without the referrers API, in an index that is named after the subject.
+//! Referrers in a layout. They are entries of `index.json` without a name, where other tools find them. regctl lists them, as
+//! in a registry without the referrers API, in an index with a name derived from the subject.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,14 +9,13 @@ use bytes::Bytes;
 use super::{LayoutDestination, REF_NAME, read_within};
 use crate::oci::{Descriptor, Digest, Document, Hasher, MANIFEST_LIMIT, media_type, referrers_tag};
 
-/// Of an entry of `index.json`: the digest of its subject, which spares reading the manifest to know it.
+/// The annotation of an entry in `index.json` with the digest of its subject, which saves reading the manifest.
 const SUBJECT: &str = "dev.jackal.subject";
-/// The referrers of one subject that are read.
+/// The most referrers of one subject.
 const REFERRERS: usize = 1024;
 
-/// Has the entry of `document` in `index.json` say what its subject is, and of what type it is itself, so that nobody takes it
-/// for an image.
-pub(super) fn note_subject(entry: &mut Descriptor, document: &Document) {
+/// Adds the subject and the artifact type of `document` to its entry in `index.json`, so that it is not mistaken for an image.
+pub(super) fn add_subject(entry: &mut Descriptor, document: &Document) {
     if let Some(subject) = document.subject() {
         entry.artifact_type = document.as_referrer().and_then(|referrer| referrer.artifact_type);
         entry.annotations.insert(SUBJECT.to_owned(), subject.digest.to_string());
@@ -24,7 +23,7 @@ pub(super) fn note_subject(entry: &mut Descriptor, document: &Document) {
 }
 
 impl LayoutDestination {
-    /// What [`crate::transfer::Destination::referrers`] promises.
+    /// Implements [`crate::source::RepositoryReader::referrers`].
     pub(super) fn referrers_of(&self, subject: &Digest) -> io::Result<Vec<Descriptor>> {
         let (mut found, mut seen) = (Vec::new(), HashSet::new());
         for digest in self.candidates(subject)? {
@@ -34,20 +33,20 @@ impl LayoutDestination {
             let Some(document) = self.manifest_of(&digest)? else {
                 continue;
             };
-            let about = document.subject().is_some_and(|known| known.digest == *subject);
-            found.extend(document.as_referrer().filter(|_| about));
+            let refers = document.subject().is_some_and(|known| known.digest == *subject);
+            found.extend(document.as_referrer().filter(|_| refers));
             if found.len() > REFERRERS {
-                let what = format!("{subject} has more referrers than the {REFERRERS} that are read");
+                let what = format!("{subject} has more than {REFERRERS} referrers");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
         }
         Ok(found)
     }
 
-    /// The manifests that may refer to `subject`: what has a name and does not say so is an image.
+    /// The manifests that may refer to `subject`. An entry with a name and without a subject is an image.
     fn candidates(&self, subject: &Digest) -> io::Result<Vec<Digest>> {
         let tag = referrers_tag(subject);
-        let named = self.named(&tag);
+        let named = self.qualified_name(&tag);
         let mut candidates = Vec::new();
         for entry in self.read_index()?.manifests {
             match (entry.annotations.get(SUBJECT), entry.annotations.get(REF_NAME)) {
@@ -65,7 +64,7 @@ impl LayoutDestination {
         Ok(candidates)
     }
 
-    /// A manifest, if the layout has it whole and can be read as one.
+    /// A manifest, if the layout contains it and it is valid.
     fn manifest_of(&self, digest: &Digest) -> io::Result<Option<Document>> {
         let Some(raw): Option<Bytes> = read_within(&self.path(digest), MANIFEST_LIMIT)? else {
             return Ok(None);
@@ -83,7 +82,8 @@ impl LayoutDestination {
 mod tests {
     use super::*;
     use crate::oci::{Index, Manifest};
-    use crate::transfer::Destination;
+    use crate::source::RepositoryReader as _;
+    use crate::transfer::Destination as _;
 
     fn referrer(to: &Digest, kind: &str) -> Document {
         let mut manifest = Manifest::new(Descriptor::new("application/x", Digest::of(b"{}"), 2), Vec::new());
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_attached_is_found_and_not_written_again() {
+    async fn an_attached_referrer_is_listed_and_not_written_again() {
         let directory = tempfile::tempdir().unwrap();
         let layout = LayoutDestination::new(directory.path(), "a/b");
         let image = Digest::of(b"image");
@@ -114,11 +114,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_others_wrote_is_found() {
+    async fn referrers_by_other_tools_are_listed() {
         let directory = tempfile::tempdir().unwrap();
         let layout = LayoutDestination::new(directory.path(), "a/b");
         let image = Digest::of(b"image");
-        // As oras does: without a name, and nothing that says of what.
+        // As oras writes it: without a name, and without the subject in the entry.
         let orass = referrer(&image, "x/oras");
         layout.publish(&orass, None).await.unwrap();
         let mut entries = layout.read_index().unwrap();
@@ -128,7 +128,7 @@ mod tests {
             serde_json::to_vec(&entries).unwrap(),
         )
         .unwrap();
-        // As regctl does: in an index of the tag.
+        // As regctl writes it: in an index under the tag.
         let regctls = referrer(&image, "x/regctl");
         let listing = Document::of_index(Index::new(vec![regctls.descriptor.clone()])).unwrap();
         layout.publish(&regctls, None).await.unwrap();

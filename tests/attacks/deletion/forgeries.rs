@@ -36,7 +36,7 @@ pub async fn a_forged_image_status() {
         Some(index.digest())
     );
     setup
-        .wait_for_event("app", "the object's spec leads to another name by now")
+        .wait_for_event("app", "the object's spec leads to another name now")
         .await;
 }
 

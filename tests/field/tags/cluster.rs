@@ -203,7 +203,7 @@ async fn a_package_waits_until_an_image_releases_its_tag() {
             let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
             ready
                 .message
-                .contains("is there already and is no package")
+                .contains("exists already and is not a package")
                 .then_some(())
         })
         .await;

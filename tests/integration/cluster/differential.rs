@@ -46,7 +46,7 @@ async fn a_differential_package_omits_images_of_an_earlier_version() {
     ));
     let failed = |package: &JackalPackage| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
-        (ready.status == "False" && ready.message.contains("differentialFrom: there is no package")).then_some(())
+        (ready.status == "False" && ready.message.contains("differentialFrom: the package")).then_some(())
     };
     let package_failed = cluster.package_where("shop", "failing for its base", failed).await;
     assert!(package_failed.status.unwrap().artifact.is_none());

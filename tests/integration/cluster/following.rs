@@ -202,7 +202,7 @@ async fn without_a_matching_tag_the_existing_tags_are_reported() {
     let status = package.await.status.unwrap();
     let ready = condition(&status.conditions, "Ready").unwrap();
     let expected = format!(
-        "no tag of {} is in >=6.0 <7: the newest there are 5.2.0, 5.1.0; correct the policy, or push such a tag",
+        "no tag of {} is in >=6.0 <7: the newest are 5.2.0, 5.1.0; correct the policy, or push such a tag",
         setup.image()
     );
     assert_eq!(ready.message, expected);
@@ -217,7 +217,11 @@ async fn without_a_matching_tag_the_existing_tags_are_reported() {
     });
     let status = package.await.status.unwrap();
     let ready = condition(&status.conditions, "Ready").unwrap();
-    assert!(ready.message.contains("`newest` is not a range"), "{}", ready.message);
+    assert!(
+        ready.message.contains("`newest` is not a version range"),
+        "{}",
+        ready.message
+    );
 }
 
 #[tokio::test]

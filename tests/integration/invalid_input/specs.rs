@@ -136,7 +136,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
         Case::new(
             "no-tags",
             "InvalidSpec",
-            &["only a registry's tags can be followed"],
+            &["a policy needs a registry's tags"],
             Box::pin(set_image(cluster, "no-tags", json!(good))),
         )
         .of_package()
@@ -152,7 +152,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
         Case::new(
             "odd-order",
             "InvalidSpec",
-            &["order is for pattern"],
+            &["order applies only to pattern"],
             Box::pin(set_image(cluster, "odd-order", json!(good))),
         )
         .of_package()
@@ -168,7 +168,12 @@ async fn an_invalid_spec_is_reported_until_corrected() {
         Case::new(
             "too-long",
             "InvalidReference",
-            &["component `main`", "takes 128", "shorter tag", "naming: Plain"],
+            &[
+                "component `main`",
+                "registries allow only 128",
+                "shorter tag",
+                "naming: Plain",
+            ],
             Box::pin(cluster.patch::<JackalPackage>("too-long", json!({ "spec": { "naming": "Plain" } }))),
         )
         .of_package()
@@ -192,7 +197,7 @@ async fn an_invalid_spec_is_reported_until_corrected() {
         Case::new(
             "too-long",
             "InvalidReference",
-            &["takes 128", "naming: Plain"],
+            &["registries allow only 128", "naming: Plain"],
             Box::pin(edit("too-long", json!({ "naming": "Plain" }))),
         )
         .of_image()

@@ -275,7 +275,7 @@ async fn a_referrer_that_cannot_be_copied_prevents_the_tag() {
     assert_eq!(fault.reason, Reason::SourceNotFound, "{fault}");
     assert_eq!(fault.disposition, Disposition::Retryable);
     let output = format!(
-        "what refers to {}/app:1 cannot be brought along (referrers: Ignore leaves it): ",
+        "cannot copy the referrers of {}/app:1 (referrers: Ignore omits them): ",
         broken.host
     );
     assert!(fault.message.starts_with(&output), "{fault}");

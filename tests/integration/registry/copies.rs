@@ -2,8 +2,8 @@
 
 use jackal_operator::fault::Reason;
 use jackal_operator::oci::{Document, Index};
-use jackal_operator::source::{Identity, ImageSource, RegistrySource};
-use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination};
+use jackal_operator::source::{Identity, ImageSource, RegistrySource, RepositoryReader as _};
+use jackal_operator::transfer::{LayoutDestination, RegistryDestination};
 
 use crate::support::copy::copy;
 use crate::support::fault_proxy::{Action, FaultProxy};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Digest, Document, Manifest};
-use jackal_operator::sbom::{Isolation, Limits, generate, known};
+use jackal_operator::sbom::{Isolation, Limits, find_claimed, generate};
 
 use super::{at, put_alpine, remaining_files, syft_with};
 use crate::support::program;
@@ -35,7 +35,7 @@ pub async fn fault_of(registry: &TestRegistry, image: &Document, program: PathBu
     let destination = at(registry.repository("a"));
     let syft = syft_with(program, root.path(), limits).await;
     let first = generate(&syft, &destination, image).await.unwrap_err();
-    assert_eq!(known(&destination, image.digest()).await.unwrap(), None);
+    assert_eq!(find_claimed(&destination, image.digest()).await.unwrap(), None);
     assert_eq!(remaining_files(root.path()).await, 0);
     // The message is the same in each attempt.
     assert_eq!(generate(&syft, &destination, image).await.unwrap_err(), first);
@@ -55,12 +55,12 @@ async fn an_unusable_syft_program_is_reported() {
     let missing = folder.path().join("syft");
     assert_message(
         &fault_with(missing.clone(), Limits::default()).await,
-        &["there is no syft at", "correct --syft"],
+        &["does not exist", "correct --syft"],
     );
     std::fs::write(&missing, "x").unwrap();
     assert_message(
         &fault_with(missing.clone(), Limits::default()).await,
-        &["may not be executed"],
+        &["is not executable"],
     );
     std::fs::set_permissions(&missing, Permissions::from_mode(0o755)).unwrap();
     std::fs::write(&missing, [0x7f, b'E', b'L', b'F', 0, 0]).unwrap();
@@ -81,10 +81,7 @@ async fn the_last_error_output_of_syft_is_reported() {
     assert_message(&fault, &["ended with code 3", "read tcp 10.0.0.1:5000: broken"]);
     assert!(matches!(fault.disposition, Disposition::Waiting { after } if after > Duration::from_secs(60)));
     let silent = script(folder.path(), "exit 1");
-    assert_message(
-        &fault_with(silent, Limits::default()).await,
-        &["code 1 and said nothing"],
-    );
+    assert_message(&fault_with(silent, Limits::default()).await, &["code 1 without output"]);
     let killed = script(folder.path(), "kill -9 $$");
     assert_message(&fault_with(killed, Limits::default()).await, &["killed by signal 9"]);
     // Its output is endless and is not stored.
@@ -103,12 +100,12 @@ async fn output_that_is_not_an_sbom_of_the_image_is_rejected() {
     );
     assert_message(
         &fault_with(nonsense, Limits::default()).await,
-        &["no SBOM that can be used", "check that --syft names syft"],
+        &["syft wrote an invalid SBOM", "check that --syft names syft"],
     );
     let endless = script(folder.path(), "head -c 70000000 /dev/zero >\"$TMPDIR/syft.json\"");
     assert_message(
         &fault_with(endless, Limits::default()).await,
-        &["more than the 67108864 bytes"],
+        &["more than 67108864 bytes"],
     );
     // The SBOM of another image.
     let other = script(
@@ -222,7 +219,7 @@ async fn an_unreadable_image_is_reported() {
     let blob = format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]);
     std::fs::remove_file(registry.storage().join(blob)).unwrap();
     let fault = fault_of(&registry, &image, program("JACKAL_BIN_SYFT"), Limits::default()).await;
-    assert_message(&fault, &["does not hold the blob", "bring the image again"]);
+    assert_message(&fault, &["does not contain the blob", "copy the image again"]);
 }
 
 #[tokio::test]
@@ -234,6 +231,6 @@ async fn the_urls_of_a_foreign_layer_are_not_requested() {
     manifest.layers[0].digest = Digest::of(b"elsewhere");
     let image = Document::of_manifest(manifest).unwrap();
     let fault = fault_of(&registry, &image, "/nowhere".into(), Limits::default()).await;
-    assert_message(&fault, &["lies with its publisher only"]);
+    assert_message(&fault, &["is only at its publisher"]);
     assert_eq!(fault.disposition, Disposition::Stalled);
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use jackal_operator::oci::{Document, Index};
 use jackal_operator::registry::Repository;
-use jackal_operator::sbom::{Format, Isolation, Limits, Sboms, Syft, generate, known};
+use jackal_operator::sbom::{Format, Isolation, Limits, Sboms, Syft, find_claimed, generate};
 use jackal_operator::transfer::{Destination, LayoutDestination, RegistryDestination, Upload};
 use serde_json::Value;
 
@@ -127,11 +127,11 @@ async fn an_image_has_an_sbom_in_each_format() {
         .await;
         let destination = at(registry.repository("team/web"));
         let syft = syft_below(root.path()).await;
-        assert_eq!(known(&destination, image.digest()).await.unwrap(), None);
+        assert_eq!(find_claimed(&destination, image.digest()).await.unwrap(), None);
         let sboms = generate(&syft, &destination, &image).await.unwrap();
         assert!(sboms.tool.starts_with("syft 1."), "{}", sboms.tool);
         assert_eq!(
-            known(&destination, image.digest()).await.unwrap().as_ref(),
+            find_claimed(&destination, image.digest()).await.unwrap().as_ref(),
             Some(&sboms)
         );
 
@@ -243,7 +243,7 @@ async fn the_sboms_of_an_image_do_not_depend_on_its_location() {
     }
     let third = generate(&syft, &layout, &image).await.unwrap();
     assert_eq!(third, one);
-    assert_eq!(known(&layout, image.digest()).await.unwrap(), Some(third));
+    assert_eq!(find_claimed(&layout, image.digest()).await.unwrap(), Some(third));
 }
 
 #[tokio::test]
@@ -304,7 +304,7 @@ async fn an_index_has_sboms_for_each_platform() {
     assert_eq!(output.lines().count(), 6, "{output}");
     for (platform, child) in [("linux-amd64", 0), ("linux-arm64", 1)] {
         let digest = &index.index().unwrap().manifests[child].digest;
-        let sboms = known(&at(repository.clone()), digest).await.unwrap().unwrap();
+        let sboms = find_claimed(&at(repository.clone()), digest).await.unwrap().unwrap();
         let line = format!("team/multi:1-{platform} {digest} application/spdx+json");
         assert!(
             output.contains(&line) && output.contains(sboms.contents[&Format::Spdx].digest.as_str()),

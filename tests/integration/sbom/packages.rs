@@ -303,7 +303,7 @@ async fn a_package_with_required_sboms_is_not_published_without_them() {
     assert!(!is_ready(&status));
     let failed = setup.cluster.package_where("shop", "failing", |package| {
         let ready = condition(&package.status.as_ref()?.conditions, "Ready")?;
-        (ready.status == "False" && ready.reason == "SbomFailed" && ready.message.contains("there is no syft at"))
+        (ready.status == "False" && ready.reason == "SbomFailed" && ready.message.contains("does not exist"))
             .then_some(())
     });
     let status = failed.await.status.unwrap();

@@ -159,7 +159,7 @@ async fn an_image_is_copied_only_if_every_matching_verify_entry_is_satisfied() {
         .package_where(
             "shop",
             "not signed by the key",
-            refused("it is not by the ECDSA P-256 key"),
+            refused("it was not made with the ECDSA P-256 key"),
         )
         .await;
     assert!(!exists().await);

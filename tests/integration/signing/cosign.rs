@@ -42,7 +42,10 @@ async fn cosign_verifies_our_signatures() {
         let refused = workspace
             .run_operator(&["verify", &by_tag, "--insecure", "--key", "p384.pub"])
             .unwrap_err();
-        assert!(refused.contains("it is not by the ECDSA P-384 key"), "{refused}");
+        assert!(
+            refused.contains("it was not made with the ECDSA P-384 key"),
+            "{refused}"
+        );
         let refused = workspace
             .run_operator(&["verify", &child, "--insecure", "--key", "cosign.pub"])
             .unwrap_err();
@@ -84,7 +87,7 @@ async fn signatures_of_cosign_are_verified() {
             let refused = workspace
                 .run_operator(&["verify", &reference, "--insecure", "--key", "rsa.pub"])
                 .unwrap_err();
-            assert!(refused.contains("it is not by the RSA key"), "{refused}");
+            assert!(refused.contains("it was not made with the RSA key"), "{refused}");
         }
     }
 }

@@ -35,7 +35,7 @@ async fn unusable_keys_are_reported_until_corrected() {
             "wrong-password",
             signing("wrong-password"),
             "SigningFailed",
-            "the password does not open the key",
+            "the password is wrong",
         ),
         (
             "no-secret",
@@ -65,20 +65,20 @@ async fn unusable_keys_are_reported_until_corrected() {
             "no-root",
             format!("verify: [{{{identity}, trustRootRef: {{name: no-root}}}}]"),
             "ConfigMapUnavailable",
-            "it is no trusted_root.json of Sigstore",
+            "it is not a trusted_root.json of Sigstore",
         ),
         (
             "damaged",
             "verify: [{publicKeys: [{inline: 'no key'}]}]".to_owned(),
             "InvalidSpec",
-            "it is no public key in PEM",
+            "it is not a public key in PEM",
         ),
         (
             "pattern",
             "verify: [{identities: [{issuer: 'https://a', subjectPattern: '('}], trustRootRef: {name: no-root}}]"
                 .to_owned(),
             "InvalidSpec",
-            "`(` is no regular expression",
+            "`(` is not a regular expression",
         ),
         (
             "other-key",
@@ -87,7 +87,7 @@ async fn unusable_keys_are_reported_until_corrected() {
                 serde_json::json!(text("p384.pub"))
             ),
             "VerificationError",
-            "it is not by the ECDSA P-384 key",
+            "it was not made with the ECDSA P-384 key",
         ),
     ] {
         apply(name, &more);

@@ -40,7 +40,7 @@ fn file(fields: Value) -> Value {
 }
 
 #[test]
-fn what_can_be_used_passes() {
+fn a_valid_component_passes() {
     for content in [
         json!({}),
         chart(json!({})),
@@ -56,7 +56,7 @@ fn what_can_be_used_passes() {
 }
 
 #[test]
-fn a_target_leads_where_it_says() {
+fn invalid_targets_are_refused() {
     for bad in [
         "", "/", "..", "../x", "/a/../b", "a/..", "a/", "a//b", "./a", "a/.", "a\\b", "a\nb", "//a",
     ] {
@@ -67,10 +67,10 @@ fn a_target_leads_where_it_says() {
 }
 
 #[test]
-fn what_is_fetched_is_known_by_its_digest() {
+fn a_file_with_a_url_needs_a_digest() {
     assert!(why(file(json!({"sha256": null}))).contains("it has no sha256"));
     assert!(why(file(json!({"sha256": "abc"}))).contains("64 hexadecimal digits"));
-    assert_eq!(digest_of(&SHA.to_uppercase()), digest_of(SHA));
+    assert_eq!(digest_of_sha256(&SHA.to_uppercase()), digest_of_sha256(SHA));
     assert!(why(file(json!({"inline": "x"}))).contains("exactly one of url and inline"));
     assert!(why(file(json!({"url": null, "inline": "x"}))).contains("remove it"));
     assert!(why(file(json!({"url": "https://me:secret@h/x"}))).contains("a name or a password"));
@@ -82,7 +82,7 @@ fn what_is_fetched_is_known_by_its_digest() {
 }
 
 #[test]
-fn charts_are_named_in_full() {
+fn invalid_charts_are_refused() {
     for (fields, part) in [
         (json!({"version": "6.x/../y"}), "not a chart's version"),
         (json!({"version": ""}), "not a chart's version"),
@@ -91,11 +91,11 @@ fn charts_are_named_in_full() {
         (json!({"name": "../x"}), "not the name of a chart"),
         (json!({"name": "x".repeat(41)}), "not the name of a chart"),
         (json!({"name": "Cert.Manager"}), "set releaseName"),
-        (json!({"url": "oci://r.io"}), "no chart in it"),
+        (json!({"url": "oci://r.io"}), "names a registry but no chart"),
         (json!({"url": "oci://r.io/x:1"}), "remove it"),
         (json!({"url": "oci://r.io/X Y"}), "not an image reference"),
         (json!({"url": "oci://r/x"}), "its domain or port"),
-        (json!({"url": "git@h/x.git"}), "no address of a chart"),
+        (json!({"url": "git@h/x.git"}), "not the address of a chart"),
         (json!({"url": "https://me:secret@h/charts"}), "a name or a password"),
     ] {
         let why = why(chart(fields.clone()));
@@ -116,21 +116,21 @@ fn a_charts_version_is_its_tag() {
 }
 
 #[test]
-fn names_are_there_once() {
+fn repeated_names_are_refused() {
     let pod = |name: &str| json!({"name": name, "inline": POD});
-    assert!(why(json!({"manifests": [pod("a"), pod("a")]})).contains("two of the name `a`"));
+    assert!(why(json!({"manifests": [pod("a"), pod("a")]})).contains("two entries have the name `a`"));
     let one = |name: &str, version: &str| chart(json!({"name": name, "version": version}))["charts"][0].clone();
-    assert!(why(json!({"charts": [one("a", "1"), one("a", "2")]})).contains("two of the name `a`"));
+    assert!(why(json!({"charts": [one("a", "1"), one("a", "2")]})).contains("two entries have the name `a`"));
     // `a-1` 0 and `a` 1-0 would be one file.
     assert!(why(json!({"charts": [one("a-1", "0"), one("a", "1-0")]})).contains("`a-1-0`"));
 }
 
 #[test]
-fn manifests_are_objects_of_kubernetes() {
+fn manifests_must_be_kubernetes_objects() {
     for (text, part) in [
         ("a: [", "is not YAML"),
-        ("", "holds no manifest"),
-        ("---\n---\n", "holds no manifest"),
+        ("", "contains no manifest"),
+        ("---\n---\n", "contains no manifest"),
         ("just words", "without apiVersion or kind, number 1"),
         ("apiVersion: v1\nkind: Pod\n---\nkind: Pod\n", "number 2"),
     ] {

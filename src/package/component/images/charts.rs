@@ -4,22 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::{is_telling, take, values};
+use super::{add, looks_like_image, values};
 use crate::decode;
 
-/// How deep charts may lie in each other.
+/// The depth to which charts may be nested.
 const DEPTH: usize = 8;
-/// How many charts are looked at in all. One that is asked for under several names is looked at for each, and so is all that
-/// it asks for.
+/// The most charts that are evaluated. A dependency with several names is evaluated once for each, with its own dependencies.
 const CHARTS: usize = 500;
-/// The most images of a chart that are told.
+/// The most images that are reported for a chart.
 const IMAGES: usize = 1000;
-/// The annotation that Helm's tools, Zarf among them, read.
+/// The annotation that Helm tools read, Zarf included.
 const HELM_IMAGES: &str = "helm.sh/images";
 /// The annotation that Artifact Hub reads.
 const HUB_IMAGES: &str = "artifacthub.io/images";
 
-/// What is read of a chart.
+/// The parts of a chart that are read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChartTexts {
     /// `Chart.yaml`.
@@ -28,17 +27,17 @@ pub struct ChartTexts {
     values: Map<String, Value>,
     /// The templates, without those of tests.
     templates: Vec<String>,
-    /// The charts within, by their folders.
+    /// The charts in `charts/`, by directory.
     charts: BTreeMap<String, ChartTexts>,
 }
 
 impl ChartTexts {
-    /// The chart of `files`, by their paths below the chart's folder. The error says what is wrong with it.
+    /// Reads a chart from `files`, by their paths below the chart's directory. The error says what is wrong with it.
     pub fn of(files: BTreeMap<String, String>) -> Result<Self, String> {
         Self::at_depth(files, DEPTH)
     }
 
-    /// Whether a file of a chart is read: `path` is below the chart's folder.
+    /// Whether a file is needed; `path` is relative to the chart's directory.
     pub fn reads(path: &str) -> bool {
         let mut inner = path;
         while let Some((_, rest)) = inner.strip_prefix("charts/").and_then(|rest| rest.split_once('/')) {
@@ -52,7 +51,7 @@ impl ChartTexts {
 
     fn at_depth(files: BTreeMap<String, String>, depth: usize) -> Result<Self, String> {
         let Some(depth) = depth.checked_sub(1) else {
-            return Err("its charts lie too deep in each other".to_owned());
+            return Err("its charts are nested too deeply".to_owned());
         };
         let mut chart = Self::default();
         let mut inner: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
@@ -86,7 +85,7 @@ impl ChartTexts {
             }
         }
         for (folder, files) in inner {
-            // Something else may lie there too.
+            // The directory may contain other things too.
             if files.contains_key("Chart.yaml") {
                 let within = |why| format!("the chart {folder} in it: {why}");
                 chart
@@ -98,7 +97,7 @@ impl ChartTexts {
     }
 }
 
-/// The images that `chart` names when it is installed with `values`, later ones over earlier ones.
+/// The images that `chart` names if it is installed with `values`; later ones override earlier ones.
 pub fn images_of_chart(chart: &ChartTexts, values: &[Map<String, Value>]) -> Vec<String> {
     let mut over = Map::new();
     for values in values {
@@ -109,18 +108,18 @@ pub fn images_of_chart(chart: &ChartTexts, values: &[Map<String, Value>]) -> Vec
     found.into_iter().take(IMAGES).collect()
 }
 
-/// `left` is how many more charts may be looked at.
+/// `left` is the number of charts that may still be evaluated.
 fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, left: &mut usize, found: &mut BTreeSet<String>) {
     let Some(fewer) = left.checked_sub(1) else { return };
     *left = fewer;
     let mut values = chart.values.clone();
-    values::lay(&mut values, over);
+    values::override_values(&mut values, over);
     let mut own = values.clone();
     for folder in chart.charts.keys() {
         let name = text_of(&chart.charts[folder].metadata["name"]).unwrap_or_else(|| folder.clone());
-        let asked = asked(chart, &name);
-        for (key, condition) in &asked {
-            // What is said of an inner chart is looked at there.
+        let dependencies = dependencies(chart, &name);
+        for (key, condition) in &dependencies {
+            // The values of a dependency are evaluated with it.
             own.remove(key);
             let enabled = condition
                 .split(',')
@@ -142,22 +141,22 @@ fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, left: &mut usize, fou
     let mut named = BTreeSet::new();
     values::images(&own, app_version.as_deref(), &mut named);
     for text in &chart.templates {
-        written(text, &mut named);
+        literal_images(text, &mut named);
     }
     let known: BTreeSet<String> = named.iter().filter_map(|text| last(text)).collect();
     for text in annotated(&chart.metadata, HELM_IMAGES, &values) {
-        take(&text, &mut named);
+        add(&text, &mut named);
     }
-    // They are what the chart has by default: where the values name another of the same, that is the one.
+    // They are the chart's defaults: an image of the same name in the values replaces one.
     for text in annotated(&chart.metadata, HUB_IMAGES, &values) {
         if last(&text).is_none_or(|name| !known.contains(&name)) {
-            take(&text, &mut named);
+            add(&text, &mut named);
         }
     }
     found.append(&mut named);
 }
 
-/// A field of `Chart.yaml` that is a text; Helm takes a number for one.
+/// A field of `Chart.yaml` that is a text; Helm also accepts a number.
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
@@ -166,10 +165,10 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// Under which keys of the values the inner chart `name` is asked for, and on which condition.
-fn asked(chart: &ChartTexts, name: &str) -> Vec<(String, String)> {
-    let dependencies = chart.metadata["dependencies"].as_array();
-    let of_name = dependencies.into_iter().flatten().filter(|one| one["name"] == name);
+/// The keys of the values under which the chart `name` is a dependency, each with its condition.
+fn dependencies(chart: &ChartTexts, name: &str) -> Vec<(String, String)> {
+    let all = chart.metadata["dependencies"].as_array();
+    let of_name = all.into_iter().flatten().filter(|one| one["name"] == name);
     let text = |one: &Value, field: &str| one[field].as_str().map(str::to_owned);
     let found: Vec<(String, String)> = of_name
         .map(|one| {
@@ -189,7 +188,7 @@ fn last(text: &str) -> Option<String> {
     reference.repository().rsplit('/').next().map(str::to_owned)
 }
 
-/// The images of an annotation: a list in YAML, each with an `image`, and perhaps a condition over the values.
+/// The images of an annotation: a YAML list of objects with an `image` and optionally a condition on the values.
 fn annotated(metadata: &Value, key: &str, values: &Map<String, Value>) -> Vec<String> {
     let Some(text) = metadata["annotations"][key].as_str() else {
         return Vec::new();
@@ -207,8 +206,8 @@ fn annotated(metadata: &Value, key: &str, values: &Map<String, Value>) -> Vec<St
         .collect()
 }
 
-/// The images that a template writes out: lines `image: name:tag` with nothing in them to be filled in.
-fn written(template: &str, found: &mut BTreeSet<String>) {
+/// The literal images of a template: lines `image: name:tag` without template expressions.
+fn literal_images(template: &str, found: &mut BTreeSet<String>) {
     for line in template.lines() {
         let line = line.trim_start().trim_start_matches("- ").trim();
         let Some(text) = line.strip_prefix("image:") else {
@@ -220,8 +219,8 @@ fn written(template: &str, found: &mut BTreeSet<String>) {
             .unwrap_or_default()
             .trim()
             .trim_matches(['"', '\'']);
-        if !text.contains("{{") && is_telling(text) {
-            take(text, found);
+        if !text.contains("{{") && looks_like_image(text) {
+            add(text, found);
         }
     }
 }

@@ -25,7 +25,7 @@ const META: (&str, &str) = (
 );
 
 #[test]
-fn pods_are_found_wherever_their_template_stands() {
+fn images_of_pod_templates_are_found_anywhere() {
     let text = "
 apiVersion: batch/v1
 kind: CronJob
@@ -78,7 +78,7 @@ spec: {containers: [{image: 'curl:1'}]}
 }
 
 #[test]
-fn values_of_the_usual_forms_are_read() {
+fn values_in_the_usual_notations_are_read() {
     let values = "
 image: {registry: docker.io, repository: bitnami/redis, tag: 7.2, digest: ''}
 sidecar: {image: {repository: x/side}, enabled: false}
@@ -148,7 +148,7 @@ annotations:
 }
 
 #[test]
-fn charts_within_are_read_as_they_are_asked_for() {
+fn dependencies_are_read_by_alias_and_condition() {
     let meta = "apiVersion: v2
 name: a
 version: 1.0.0
@@ -176,7 +176,7 @@ dependencies:
 }
 
 #[test]
-fn what_is_no_chart_is_said() {
+fn an_invalid_chart_is_an_error() {
     let why = |files: &[(&str, &str)]| {
         let files = files
             .iter()
@@ -195,7 +195,7 @@ fn what_is_no_chart_is_said() {
 }
 
 #[test]
-fn what_is_lacked_is_told_by_component() {
+fn missing_images_are_reported_by_component() {
     let pod = |image: &str| format!("apiVersion: v1\nkind: Pod\nspec: {{containers: [{{image: '{image}'}}]}}\n");
     let digest = format!("sha256:{}", "a".repeat(64));
     let spec: JackalPackageSpec = serde_json::from_value(json!({
@@ -213,31 +213,31 @@ fn what_is_lacked_is_told_by_component() {
         "docker.io/library/nginx:1",        // a required component's
         "redis:latest",                     // of a component that may be left out
         "ghcr.io/x/app:1",                  // its own
-        "127.0.0.1:31999/x/app:1-jackal-0", // no name of it in the cluster
+        "127.0.0.1:31999/x/app:1-jackal-0", // not one of its names in the cluster
         "x/app:1",                          // another registry's image of the same path
         &plan.images[0].location.to_string(),
     ];
     let texts: Vec<bytes::Bytes> = texts.iter().map(|image| pod(image).into()).collect();
-    let extra = Found {
+    let extra = ComponentContent {
         manifests: vec![],
-        ..Found::default()
+        ..ComponentContent::default()
     };
     let found = [
-        Found::default(),
+        ComponentContent::default(),
         extra,
-        Found {
+        ComponentContent {
             manifests: vec![texts, vec![pod(&format!("x/y@{digest}")).into()]],
-            ..Found::default()
+            ..ComponentContent::default()
         },
     ];
     let missing = missing_images(&spec, &plan, &found);
-    let told: Vec<(&str, &str, &str)> = missing
+    let reported: Vec<(&str, &str, &str)> = missing
         .iter()
         .map(|one| (one.component.as_str(), one.image.as_str(), one.found_in.as_str()))
         .collect();
     let pinned = format!("docker.io/x/y@{digest}");
     assert_eq!(
-        told,
+        reported,
         [
             ("app", "127.0.0.1:31999/x/app:1-jackal-0", "manifest m"),
             ("app", "docker.io/library/redis:latest", "manifest m"),
@@ -260,9 +260,9 @@ fn an_image_is_found_by_its_names_in_the_cluster() {
         let plan = Plan::of(&spec, "127.0.0.1:31999", "team").unwrap();
         let lacks = |image: &str| {
             let texts = vec![pod(image).into()];
-            let found = Found {
+            let found = ComponentContent {
                 manifests: vec![texts],
-                ..Found::default()
+                ..ComponentContent::default()
             };
             !missing_images(&spec, &plan, &[found]).is_empty()
         };

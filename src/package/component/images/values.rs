@@ -1,19 +1,19 @@
-//! The images that the values of a chart name, in the forms that charts have in common.
+//! The images in the values of a chart, in the usual notations.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{DEPTH, take, text_of};
+use super::{DEPTH, add, text_of};
 
-/// Lays `over` over the `values` of a chart as Helm does: field by field, where null takes a field away.
-pub(super) fn lay(values: &mut Map<String, Value>, over: &Map<String, Value>) {
+/// Overrides the `values` of a chart with `over` as Helm does: recursively by field, and null removes a field.
+pub(super) fn override_values(values: &mut Map<String, Value>, over: &Map<String, Value>) {
     for (key, new) in over {
         match (values.get_mut(key), new) {
             (_, Value::Null) => {
                 values.remove(key);
             }
-            (Some(Value::Object(old)), Value::Object(new)) => lay(old, new),
+            (Some(Value::Object(old)), Value::Object(new)) => override_values(old, new),
             _ => {
                 values.insert(key.clone(), new.clone());
             }
@@ -21,8 +21,8 @@ pub(super) fn lay(values: &mut Map<String, Value>, over: &Map<String, Value>) {
     }
 }
 
-/// Lays the values of one file over those of files before it, as Helm does: field by field. Null stays, for it takes away
-/// what the chart itself has.
+/// Merges the values of one file into those of earlier files as Helm does: recursively by field. Null is kept, because it
+/// later removes a field of the chart's own values.
 pub fn merge(values: &mut Map<String, Value>, over: Map<String, Value>) {
     for (key, new) in over {
         match (values.get_mut(&key), new) {
@@ -41,12 +41,12 @@ pub(super) fn at<'a>(values: &'a Map<String, Value>, path: &str) -> Option<&'a V
     parts.try_fold(first, |value, part| value.get(part))
 }
 
-/// The images of `values`, of a chart that says `app_version`. Parts that are not `enabled` are left out.
+/// The images in `values` of a chart whose `appVersion` is `app_version`. Parts that are not `enabled` are ignored.
 pub(super) fn images(values: &Map<String, Value>, app_version: Option<&str>, found: &mut BTreeSet<String>) {
     let registry = at(values, "global.imageRegistry").and_then(Value::as_str);
     let registry = registry.filter(|registry| !registry.is_empty());
     let context = Context { registry, app_version };
-    // A whole chart that is not enabled is the business of the chart that it is part of.
+    // `enabled: false` at the top level is evaluated by the parent chart.
     context.fields(values, DEPTH, found);
 }
 
@@ -65,8 +65,8 @@ impl Context<'_> {
                     || ["tag", "digest", "registry"]
                         .iter()
                         .any(|key| fields.contains_key(*key));
-                if is_image && let Some(text) = composed(fields, self.registry, self.app_version) {
-                    take(&text, found);
+                if is_image && let Some(text) = from_fields(fields, self.registry, self.app_version) {
+                    add(&text, found);
                 }
                 self.fields(fields, depth, found);
             }
@@ -83,8 +83,8 @@ impl Context<'_> {
         for (key, value) in fields {
             match value {
                 Value::String(text) if is_image(key) => {
-                    if let Some(text) = self.spelt(text, key, fields) {
-                        take(&text, found);
+                    if let Some(text) = self.image_in_text(text, key, fields) {
+                        add(&text, found);
                     }
                 }
                 _ => self.walk(key, value, depth, found),
@@ -92,8 +92,8 @@ impl Context<'_> {
         }
     }
 
-    /// An image that stands as one text, its tag perhaps beside it.
-    fn spelt(&self, text: &str, key: &str, beside: &Map<String, Value>) -> Option<String> {
+    /// An image in one text, with its tag in it or in a neighbouring field.
+    fn image_in_text(&self, text: &str, key: &str, beside: &Map<String, Value>) -> Option<String> {
         let last = text.rsplit('/').next().unwrap_or(text);
         if last.contains([':', '@']) {
             return Some(text.to_owned());
@@ -103,15 +103,14 @@ impl Context<'_> {
     }
 }
 
-/// Whether a field of this name holds an image: `image`, `sidecarImage`.
+/// Whether the name of a field is that of an image: `image`, `sidecarImage`.
 fn is_image(key: &str) -> bool {
     key == "image" || key.ends_with("Image")
 }
 
-/// The image whose parts stand apart in `fields`: `repository`, with `registry`, `tag` and `digest` where they are. Without
-/// tag and digest it has the chart's `app_version`, as charts made by `helm create` do. `registry` goes before the
-/// image's own.
-pub(super) fn composed(
+/// The image in separate `fields`: `repository`, and optionally `registry`, `tag` and `digest`. Without tag and digest its
+/// tag is the chart's `app_version`, as in charts made by `helm create`. `registry` overrides the image's own.
+pub(super) fn from_fields(
     fields: &Map<String, Value>,
     registry: Option<&str>,
     app_version: Option<&str>,

@@ -24,9 +24,9 @@ fn spec() -> ComponentSpec {
     .unwrap()
 }
 
-fn found() -> Found {
+fn found() -> ComponentContent {
     let chart = content("chart");
-    Found {
+    ComponentContent {
         manifests: vec![vec!["m0".into(), "m1".into()], vec!["m".into()]],
         charts: vec![ChartContent {
             digest: chart.digest,
@@ -39,7 +39,7 @@ fn found() -> Found {
 }
 
 #[test]
-fn everything_stands_where_a_deployment_looks_for_it() {
+fn entries_have_the_paths_that_a_deployment_reads() {
     let archive = archive(&spec(), &found()).unwrap();
     assert_eq!(archive.path, "components/app.tar");
     let entries: Vec<(&str, u32)> = archive
@@ -84,13 +84,13 @@ fn everything_stands_where_a_deployment_looks_for_it() {
 }
 
 #[test]
-fn a_component_of_images_has_no_tar() {
+fn a_component_with_only_images_has_no_tar() {
     let spec = serde_json::from_value(json!({"name": "app", "images": [{"image": "nginx"}]})).unwrap();
-    assert!(archive(&spec, &Found::default()).is_none());
+    assert!(archive(&spec, &ComponentContent::default()).is_none());
 }
 
 #[test]
-fn the_definition_says_the_same_paths() {
+fn the_definition_lists_the_same_paths() {
     let spec: crate::api::v1alpha1::JackalPackageSpec = serde_json::from_value(json!({
         "version": "1", "naming": "Zarf", "components": [spec()],
     }))
@@ -102,7 +102,7 @@ fn the_definition_says_the_same_paths() {
     let plan = crate::package::Plan::of(&spec, "r", "").unwrap();
     let definition = crate::package::Definition::of("p", &spec, &plan)
         .unwrap()
-        .holding(&spec, &[found()]);
+        .with_contents(&spec, &[found()]);
     let value = serde_json::to_value(&definition).unwrap();
     assert_eq!(
         value["components"][0],

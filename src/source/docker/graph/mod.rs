@@ -197,7 +197,7 @@ impl Graph {
                 let result = db
                     .open_layer(&layer)
                     .map_err(Into::into)
-                    .and_then(|(gzip, mut diff)| tarsplit::assemble(gzip, &mut diff, &mut chunks));
+                    .and_then(|(gzip, diff)| tarsplit::assemble(gzip, &diff, &mut chunks));
                 chunks.finish(result);
             });
             ReceiverStream::new(receiver).map(move |chunk| {

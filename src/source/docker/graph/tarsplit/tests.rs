@@ -59,10 +59,10 @@ fn drained(mut receiver: mpsc::Receiver<Result<Bytes, UnreadableReason>>) -> Res
 fn assembled(lines: &str, folder: &Path) -> Result<Vec<u8>, String> {
     let gzip = gzip(lines);
     let length = length(gzip.as_slice()).map_err(|reason| reason.to_string())?;
-    let mut files = ConfinedDirectory::open(folder).unwrap();
+    let files = ConfinedDirectory::open(folder).unwrap();
     let (mut chunks, receiver) = Chunks::new(length);
     let writer = std::thread::spawn(move || {
-        let result = assemble(gzip.as_slice(), &mut files, &mut chunks);
+        let result = assemble(gzip.as_slice(), &files, &mut chunks);
         chunks.finish(result);
     });
     let whole = drained(receiver).map_err(|reason| reason.to_string());
@@ -195,7 +195,7 @@ fn stops_when_the_receiver_is_dropped() {
     let folder = diff(&[]);
     let stopped = assemble(
         gzip(&lines).as_slice(),
-        &mut ConfinedDirectory::open(folder.path()).unwrap(),
+        &ConfinedDirectory::open(folder.path()).unwrap(),
         &mut chunks,
     );
     assert!(matches!(stopped, Err(Stop::Closed)));

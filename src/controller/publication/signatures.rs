@@ -1,4 +1,5 @@
-//! That the images which are packed have the signatures that they must have, whatever their objects' statuses say.
+//! Verifies that images which are about to be packed have the signatures that the package requires, whatever the
+//! statuses of their objects say.
 
 use std::sync::Arc;
 
@@ -7,31 +8,33 @@ use futures::stream::{self, TryStreamExt as _};
 use kube::ResourceExt as _;
 
 use super::super::access::ObjectAccess;
-use super::super::packages::Packages;
-use super::Publication;
+use super::super::context::PackageContext;
 use crate::api::v1alpha1::JackalPackage;
 use crate::fault::Fault;
-use crate::package::{PackedImage, PlannedImage, TransferredImage, requirements};
+use crate::package::{PackedImage, Plan, PlannedImage, TransferredImage, requirements};
 use crate::runtime::NamespaceEntryReader;
 use crate::source::{ImageSource, RegistrySource};
 
 /// Images that are verified at once.
 const PARALLEL: usize = 4;
 
-/// Verifies those of `images`, which are those of the plan in its order, that the package has requirements for.
+/// Verifies those of `images`, which are those of `plan` in its order, that the package has requirements for.
 pub(super) async fn verify(
-    packages: &Packages,
+    context: &PackageContext,
     package: &JackalPackage,
-    publication: &Publication,
+    plan: &Plan,
     images: &[TransferredImage],
-    reached: &ObjectAccess<'_>,
+    access: &ObjectAccess<'_>,
 ) -> Result<(), Fault> {
-    let planned = publication.plan.images.iter().zip(images);
-    let demanding = planned.filter(|(planned, _)| !planned.verify.is_empty());
-    let entries = NamespaceEntryReader::new(&packages.client, &package.namespace().unwrap_or_default());
+    let with_requirements = plan
+        .images
+        .iter()
+        .zip(images)
+        .filter(|(planned, _)| !planned.verify.is_empty());
+    let entries = NamespaceEntryReader::new(&context.client, &package.namespace().unwrap_or_default());
     let mut checks = Vec::new();
-    for (planned, image) in demanding {
-        checks.push(one(packages, planned, image, &entries, reached));
+    for (planned, image) in with_requirements {
+        checks.push(verify_image(context, planned, image, &entries, access));
     }
     stream::iter(checks)
         .buffer_unordered(PARALLEL)
@@ -39,12 +42,12 @@ pub(super) async fn verify(
         .await
 }
 
-async fn one(
-    packages: &Packages,
+async fn verify_image(
+    context: &PackageContext,
     planned: &PlannedImage,
     image: &TransferredImage,
     entries: &NamespaceEntryReader,
-    reached: &ObjectAccess<'_>,
+    access: &ObjectAccess<'_>,
 ) -> Result<(), Fault> {
     let requirements = requirements(&planned.verify, entries).await?;
     let request = &planned.request;
@@ -56,8 +59,8 @@ async fn one(
     };
     let source = async || {
         let what = format!("image `{}`", planned.spec.image);
-        let registry = reached.registry(&request.reference, &what).await?;
+        let registry = access.registry(&request.reference, &what).await?;
         Ok(Arc::new(RegistrySource::new(registry)) as Arc<dyn ImageSource>)
     };
-    packed.verify(requirements, &packages.verified, source).await
+    packed.verify(requirements, &context.verified, source).await
 }
