@@ -2,7 +2,7 @@
 //!
 //! Each module uses only the modules before it in this list: [`decode`], [`oci`], [`fault`], [`suggestion`],
 //! [`budget`], [`hashing`], [`process`], [`api`], [`registry`], [`source`], [`transfer`], [`signing`], [`sbom`],
-//! [`package`], [`convert`], [`fetch`], [`runtime`], [`worker`], [`controller`], [`agent`], [`server`], [`cli`]. The
+//! [`package`], [`convert`], [`fetch`], [`runtime`], [`worker`], [`controller`], [`agent`], [`server`], [`serve`], [`cli`]. The
 //! contents of each module and the path of an image through them are described in `docs/architecture.md`.
 
 pub mod agent;
@@ -22,6 +22,7 @@ pub mod process;
 pub mod registry;
 pub mod runtime;
 pub mod sbom;
+pub mod serve;
 pub mod server;
 pub mod signing;
 pub mod source;

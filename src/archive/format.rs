@@ -1,5 +1,7 @@
 //! The container of a package file: Zstandard frames (RFC 8878) with a seek table (zstd, `contrib/seekable_format`). No IO.
 
+use std::ops::Range;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 /// The magic number of a frame (RFC 8878, section 3.1.1).
@@ -15,7 +17,7 @@ const SEEK_TABLE: u32 = 0x184D_2A5E;
 /// The last four bytes of a seek table.
 const SEEKABLE: u32 = 0x8F92_EAB1;
 /// The window of a frame with raw blocks: 128 KiB, which is the longest block too.
-const WINDOW: usize = 1 << 17;
+pub(super) const WINDOW: usize = 1 << 17;
 /// The window descriptor of [`WINDOW`] (RFC 8878, section 3.1.1.1.2).
 const WINDOW_DESCRIPTOR: u8 = 7 << 3;
 /// An 8-byte content size, no checksum, no dictionary, a window descriptor (RFC 8878, section 3.1.1.1.1).
@@ -76,6 +78,52 @@ pub fn stored_blocks(frame: &Bytes) -> Option<Vec<Bytes>> {
         if last {
             return (at == frame.len() && sum == length).then_some(blocks);
         }
+    }
+}
+
+/// A frame that [`stored`] wrote, as its lengths tell: where its blocks lie, so that a part of them can be read.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredFrame {
+    content: usize,
+}
+
+impl StoredFrame {
+    /// A frame of `length` bytes with `content` bytes of content; `None` where [`stored`] writes another length.
+    pub fn of_lengths(length: u64, content: u64) -> Option<Self> {
+        let content = usize::try_from(content)
+            .ok()
+            .filter(|content| (1..=FRAME_CONTENT).contains(content))?;
+        let frame = Self { content };
+        (frame.bytes(0..frame.blocks()).end as u64 == length).then_some(frame)
+    }
+
+    /// The number of its blocks.
+    pub fn blocks(self) -> usize {
+        self.content.div_ceil(WINDOW)
+    }
+
+    /// Where its `blocks` and their headers lie in the frame.
+    pub fn bytes(self, blocks: Range<usize>) -> Range<usize> {
+        let at = |block: usize| FRAME_HEADER + block * BLOCK_HEADER + self.content.min(block * WINDOW);
+        at(blocks.start)..at(blocks.end)
+    }
+
+    /// The content of `blocks`, without copying it, from what [`Self::bytes`] tells; `None` where these are no such blocks.
+    pub fn content(self, blocks: Range<usize>, bytes: &Bytes) -> Option<Vec<Bytes>> {
+        let (mut at, mut found) = (0, Vec::with_capacity(blocks.len()));
+        for block in blocks {
+            let size = WINDOW.min(self.content.checked_sub(block * WINDOW)?);
+            let header = bytes.get(at..at + BLOCK_HEADER)?;
+            let header = usize::from(header[0]) | usize::from(header[1]) << 8 | usize::from(header[2]) << 16;
+            // The type of a raw block is zero.
+            if header != size << 3 | usize::from(block + 1 == self.blocks()) || bytes.len() < at + BLOCK_HEADER + size {
+                return None;
+            }
+            at += BLOCK_HEADER;
+            found.push(bytes.slice(at..at + size));
+            at += size;
+        }
+        Some(found)
     }
 }
 
@@ -244,6 +292,30 @@ mod tests {
             assert_eq!(stored_blocks(&frame).unwrap().concat(), content, "{length}");
             assert_eq!(stored_blocks(&frame.slice(..frame.len() - 1)), None, "{length}");
         }
+    }
+
+    #[test]
+    fn parts_of_a_stored_frame_are_found() {
+        for length in [1, WINDOW, WINDOW + 1, 3 * WINDOW] {
+            let content: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+            let frame = stored(&content);
+            let lengths = (frame.len() as u64, length as u64);
+            let parts = StoredFrame::of_lengths(lengths.0, lengths.1).unwrap();
+            for begin in 0..parts.blocks() {
+                for end in begin + 1..=parts.blocks() {
+                    let bytes = frame.slice(parts.bytes(begin..end));
+                    let found = parts.content(begin..end, &bytes).unwrap().concat();
+                    assert_eq!(
+                        found,
+                        content[begin * WINDOW..length.min(end * WINDOW)],
+                        "{length} {begin} {end}"
+                    );
+                    assert_eq!(parts.content(begin..end, &bytes.slice(1..)), None);
+                }
+            }
+            assert!(StoredFrame::of_lengths(lengths.0 - 1, lengths.1).is_none());
+        }
+        assert!(StoredFrame::of_lengths(u64::MAX, u64::MAX).is_none());
     }
 
     #[test]

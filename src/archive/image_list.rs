@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::budget::{PACKAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Content, Descriptor, Digest, Document, Platform, Reference, distinct_blobs, distinct_foreign_layers};
-use crate::package::REF_NAME;
+use crate::package::{BASE_NAME, REF_NAME};
 use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Identity, Method, Resolved};
 
 /// An image of an archive.
@@ -76,10 +76,10 @@ pub(super) fn add_images(images: &mut Vec<NamedImage>, further: Vec<NamedImage>)
 pub(super) fn roots(entries: &[Descriptor]) -> Result<Vec<(Reference, Descriptor)>, Fault> {
     let mut roots: Vec<(Reference, Descriptor)> = Vec::new();
     let mut known = HashSet::new();
-    for entry in entries {
-        let Some(name) = entry.annotations.get(REF_NAME) else {
-            continue;
-        };
+    let by = |key: &'static str| entries.iter().map(move |entry| (entry, entry.annotations.get(key)));
+    // Jackal and older Zarf write the second alone; in packages that have both, it may name one platform of an image.
+    for (entry, name) in by(REF_NAME).chain(by(BASE_NAME)) {
+        let Some(name) = name else { continue };
         let shown: String = name.chars().take(200).collect();
         let reference: Reference = name.parse().map_err(|error| {
             Fault::stalled(

@@ -2,10 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 /// Bytes that can be read at any offset: a file, or several files that are one behind the other. Reads block the thread.
 pub trait RandomAccess: Send + Sync {
@@ -21,6 +25,17 @@ pub trait RandomAccess: Send + Sync {
     /// The names of the parts that hold the `length` bytes at `offset`, for messages; `None` where there are no parts.
     fn parts_of(&self, _offset: u64, _length: u64) -> Option<String> {
         None
+    }
+
+    /// The same without waiting for a disk: whether `buffer` was filled with what is in memory.
+    fn read_cached_at(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let _ = (buffer, offset);
+        false
+    }
+
+    /// Says that the `length` bytes at `offset` are read soon.
+    fn prefetch(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
     }
 }
 
@@ -56,6 +71,24 @@ impl RandomAccess for DiskFile {
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_cached_at(&self, buffer: &mut [u8], mut offset: u64) -> bool {
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            // A file system that cannot tell, and a short read at the end, are left to the read that waits.
+            let into = &mut [io::IoSliceMut::new(rest)];
+            let Ok(read @ 1..) = preadv2(&self.file, into, offset, ReadWriteFlags::NOWAIT) else {
+                return false;
+            };
+            rest = &mut rest[read..];
+            offset += read as u64;
+        }
+        true
+    }
+
+    fn prefetch(&self, offset: u64, length: u64) {
+        let _ = fadvise(&self.file, offset, NonZeroU64::new(length), Advice::WillNeed);
     }
 }
 

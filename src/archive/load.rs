@@ -49,6 +49,8 @@ pub struct Loaded {
 #[serde(rename_all = "camelCase")]
 struct Config {
     metadata: Metadata,
+    #[serde(default)]
+    build: Build,
 }
 
 #[derive(Deserialize)]
@@ -60,14 +62,30 @@ struct Metadata {
     architecture: String,
 }
 
-/// The repository, tag and architecture of a package, as its config says.
-pub(super) struct Coordinates {
-    pub repository: String,
-    tag: String,
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[derive(Default)]
+struct Build {
     architecture: String,
+    flavor: String,
+}
+
+/// The repository, tag and architecture of a package, as its config says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coordinates {
+    /// The repository, with the prefix.
+    pub repository: String,
+    /// The tag: the version.
+    pub tag: String,
+    /// The architecture.
+    pub architecture: String,
 }
 
 impl Coordinates {
+    /// Those of `package` below `prefix`, which may be empty.
+    ///
+    /// # Errors
+    /// A stalled fault, where the config does not name them.
     pub fn of(package: &Packed, prefix: &str) -> Result<Self, Fault> {
         let invalid = |what: String| Fault::stalled(Reason::SourceFailed, format!("the package file {what}"));
         let config: Config = decode::json(&package.config)
@@ -77,8 +95,16 @@ impl Coordinates {
             version,
             architecture,
         } = config.metadata;
+        let architecture = match architecture.is_empty() {
+            true => config.build.architecture,
+            false => architecture,
+        };
+        let tag = match config.build.flavor.as_str() {
+            "" => version.clone(),
+            flavor => format!("{version}-{flavor}"),
+        };
         let path = repository(prefix, &name);
-        let named: Result<Reference, _> = format!("localhost/{path}:{version}").parse();
+        let named: Result<Reference, _> = format!("localhost/{path}:{tag}").parse();
         if named.is_err() || name.is_empty() || version.is_empty() || architecture.is_empty() {
             return Err(invalid(
                 "has a package without name, version or architecture, or with one that no registry takes".to_owned(),
@@ -86,7 +112,7 @@ impl Coordinates {
         }
         Ok(Self {
             repository: path,
-            tag: version,
+            tag,
             architecture,
         })
     }
@@ -122,7 +148,8 @@ pub async fn load(archive: &Arc<Archive>, target: &Target<'_>, progress: &Progre
     for (package, coordinates) in &packages {
         let destination = (target.open)(&coordinates.repository);
         let manifest = package.manifest.manifest();
-        let files = manifest.map(files_of).transpose()?.unwrap_or_default();
+        let mut files = manifest.map(files_of).transpose()?.unwrap_or_default();
+        files.sort_by_key(|file| archive.offset(&file.digest));
         let mut bytes = omitted::place(package, &*destination, target).await?;
         for file in &files {
             let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));

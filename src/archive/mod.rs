@@ -8,6 +8,12 @@
 //!
 //! A file may hold several packages ([`Packing`]). Other tools see the first. What the others have beside it is a second tar, each
 //! of whose frames is wrapped in a skippable frame.
+//!
+//! Archives of other tools are read too ([`open`] tells the format by the content): packages of Jackal and Zarf, OCI archives and
+//! layouts, files of `docker save`, archives of hauler. All of them yield [`Contents`]: a tar, and where the content with each digest
+//! lies in it. What a format lacks is made when it is opened: the manifest of a package's artifact, the manifests of images of
+//! `docker save`. A compressed tar without a seek table ([`StreamTar`]) is decompressed from its beginning; its small documents are kept
+//! when it is listed, so that `load`, which reads in the order of the file, decompresses it twice.
 
 mod check;
 mod compare;
@@ -16,6 +22,8 @@ mod diff;
 mod directory;
 mod docker_save;
 pub mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod header;
 mod image_list;
 mod input;
@@ -30,6 +38,7 @@ mod oci_layout;
 mod omitted;
 mod open;
 mod order;
+mod package_tar;
 mod packing;
 mod partial;
 pub mod parts;
@@ -54,7 +63,7 @@ pub use input::{DiskFile, RandomAccess};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
-pub use load::{Loaded, Target, load, missing};
+pub use load::{Coordinates, Loaded, Target, load, missing};
 pub use load_images::{LoadedImages, load_images};
 pub use load_stream::load_stream;
 pub use members::{Extent, Member, list};

@@ -11,6 +11,7 @@ use super::format::{SKIPPABLE_HEADER, header_length};
 use super::input::{DiskFile, RandomAccess};
 use super::members::{Member, by_path, check_paths, list};
 use super::oci_layout::{self, layout_contents};
+use super::package_tar::{definition_of, package_contents};
 use super::parts::{PartsFile, has_parts};
 use super::read::invalid;
 use super::stream_tar::{StreamCompression, StreamTar};
@@ -124,6 +125,9 @@ pub(super) async fn contents_of(input: Arc<dyn RandomAccess>) -> Result<Contents
 /// The contents of the tar with `members`.
 async fn contents_by(tar: Arc<dyn TarContent>, members: &HashMap<String, Member>) -> Result<Contents, Fault> {
     let has = |path: &str| members.contains_key(path);
+    if let Some(definition) = definition_of(members) {
+        return package_contents(tar, members, definition).await;
+    }
     // Docker 25 and later and hauler write both lists; only the first has the original manifests.
     if has(oci_layout::INDEX) {
         return layout_contents(tar, members).await;

@@ -9,16 +9,22 @@ use futures::StreamExt as _;
 use futures::stream::{self, try_unfold};
 use zstd::zstd_safe::get_frame_content_size;
 
-use super::format::{FRAME_CONTENT, SEEK_TABLE_FOOTER, SKIPPABLE_HEADER, SeekTable, stored_blocks, wrapped_length};
+use super::format::{
+    FRAME_CONTENT, SEEK_TABLE_FOOTER, SKIPPABLE_HEADER, SeekTable, StoredFrame, WINDOW, stored_blocks, wrapped_length,
+};
 use super::input::RandomAccess;
 use super::read::invalid;
 use crate::fault::Fault;
-use crate::source::ByteStream;
+use crate::source::{BUFFER, Buffer, ByteStream};
 
 /// Bytes that are read first: enough for the header of an entry.
 const FIRST_READ: u64 = 4 << 10;
-/// Bytes that are read at once after that.
-const READ: u64 = 1 << 20;
+/// Bytes that are read at once after that: they are still in the cache of the processor when they are sent.
+const READ: u64 = 512 << 10;
+/// Blocks of a stored frame that are read at once; before that, one.
+const READ_BLOCKS: usize = 4;
+/// Bytes that the disk is asked for ahead, once it was waited for.
+const PREFETCH: u64 = 16 << 20;
 /// Reads that are in flight ahead of the consumer.
 const AHEAD: usize = 2;
 /// The longest frame in bytes: that of incompressible content, whose blocks have headers.
@@ -68,18 +74,10 @@ impl TarContent for PlainTar {
         .take_while(move |(offset, _)| *offset < end)
         .map(move |(offset, length)| (offset, length.min(end - offset)));
         let input = Arc::clone(&self.input);
-        stream::iter(pieces)
-            .map(move |(offset, length)| {
-                let input = Arc::clone(&input);
-                blocking(move || {
-                    let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
-                    input.read_exact_at(&mut bytes, offset)?;
-                    Ok(vec![bytes.into()])
-                })
-            })
-            .buffered(AHEAD)
-            .flat_map(pieces_of)
-            .boxed()
+        in_order(pieces, move |(offset, length)| {
+            let read = read_piece(Arc::clone(&input), offset, length);
+            async move { Ok(vec![read.await?]) }
+        })
     }
 
     fn parts_of(&self, offset: u64, length: u64) -> Option<String> {
@@ -222,22 +220,121 @@ impl TarContent for SeekableTar {
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
         let end = self.end_of(offset, length);
         let (frames, input) = (Arc::clone(&self.frames), Arc::clone(&self.input));
-        stream::iter(self.frames_of(offset, length))
-            .map(move |at| {
-                let (frame, input) = (frames[at], Arc::clone(&input));
-                blocking(move || {
-                    let mut bytes = vec![0; usize::try_from(frame.length).unwrap_or_default()];
-                    input.read_exact_at(&mut bytes, frame.offset)?;
-                    let pieces = decode(bytes.into(), frame.content)?;
-                    let skip = offset.saturating_sub(frame.content_offset);
-                    let keep = end.min(frame.content_offset + frame.content) - frame.content_offset;
-                    Ok(cut(pieces, skip, keep))
-                })
-            })
-            .buffered(AHEAD)
-            .flat_map(pieces_of)
-            .boxed()
+        let range = self.frames_of(offset, length);
+        let mut is_first = true;
+        let parts = range.flat_map(move |at| {
+            let most = if std::mem::take(&mut is_first) { 1 } else { READ_BLOCKS };
+            frames[at].parts(offset, end, most)
+        });
+        in_order(parts, move |part| part.read(Arc::clone(&input), offset, end))
     }
+}
+
+/// What `read` makes of each of `parts`. The first is often enough, so the others are read when it was taken.
+fn in_order<P: Send + 'static, F>(
+    mut parts: impl Iterator<Item = P> + Send + 'static,
+    read: impl Fn(P) -> F + Clone + Send + 'static,
+) -> ByteStream<'static>
+where
+    F: Future<Output = Result<Vec<Bytes>, Fault>> + Send + 'static,
+{
+    let first = stream::iter(parts.next()).then(read.clone());
+    let others = stream::iter(parts).map(read).buffered(AHEAD);
+    first.chain(others).flat_map(pieces_of).boxed()
+}
+
+impl Frame {
+    /// The parts that hold the content from `offset` to `end`. The first has `first` blocks.
+    fn parts(self, offset: u64, end: u64, first: usize) -> Vec<Part> {
+        let Some(stored) = StoredFrame::of_lengths(self.length, self.content) else {
+            return vec![Part {
+                frame: self,
+                blocks: None,
+            }];
+        };
+        let block = |content: u64| usize::try_from(content).map_or(0, |content| content / WINDOW);
+        let last = end
+            .min(self.content_offset + self.content)
+            .saturating_sub(self.content_offset + 1);
+        let (mut at, last) = (block(offset.saturating_sub(self.content_offset)), block(last));
+        let (mut parts, mut most) = (Vec::new(), first);
+        while at <= last {
+            let next = (at + most).min(last + 1);
+            parts.push(Part {
+                frame: self,
+                blocks: Some((stored, at, next)),
+            });
+            (at, most) = (next, READ_BLOCKS);
+        }
+        parts
+    }
+}
+
+/// What is read of a frame at once: some of its blocks where it is stored, or all of it.
+#[derive(Clone, Copy)]
+struct Part {
+    frame: Frame,
+    blocks: Option<(StoredFrame, usize, usize)>,
+}
+
+impl Part {
+    /// The content of this part that lies between `offset` and `end` of the tar.
+    async fn read(self, input: Arc<dyn RandomAccess>, offset: u64, end: u64) -> Result<Vec<Bytes>, Fault> {
+        let Self { frame, blocks } = self;
+        let mut begin = frame.content_offset;
+        let pieces = match blocks {
+            None => decoded(input, frame).await?,
+            Some((stored, first, next)) => {
+                let (skip, range) = ((first * WINDOW) as u64, stored.bytes(first..next));
+                begin += skip;
+                let bytes = read_piece(
+                    Arc::clone(&input),
+                    frame.offset + range.start as u64,
+                    range.len() as u64,
+                );
+                match stored.content(first..next, &bytes.await?) {
+                    Some(pieces) => pieces,
+                    // It only has the length of a stored frame.
+                    None => cut(
+                        decoded(input, frame).await?,
+                        skip,
+                        frame.content.min((next * WINDOW) as u64),
+                    ),
+                }
+            }
+        };
+        let length: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let keep = end.saturating_sub(begin).min(length);
+        Ok(cut(pieces, offset.saturating_sub(begin), keep))
+    }
+}
+
+/// The whole content of `frame`.
+async fn decoded(input: Arc<dyn RandomAccess>, frame: Frame) -> Result<Vec<Bytes>, Fault> {
+    blocking(move || {
+        let mut bytes = vec![0; usize::try_from(frame.length).unwrap_or_default()];
+        input.read_exact_at(&mut bytes, frame.offset)?;
+        decode(bytes.into(), frame.content)
+    })
+    .await
+}
+
+/// Reads `length` bytes at `offset`, at most [`BUFFER`]. What is in memory already is read without another thread, which costs
+/// more than the copy.
+async fn read_piece(input: Arc<dyn RandomAccess>, offset: u64, length: u64) -> Result<Bytes, Fault> {
+    let length = usize::try_from(length).map_or(BUFFER, |length| length.min(BUFFER));
+    let mut buffer = Buffer::new(if length < BUFFER / 4 { length } else { BUFFER });
+    if input.read_cached_at(&mut buffer[..length], offset) {
+        return Ok(buffer.into_bytes(length));
+    }
+    blocking(move || {
+        if length as u64 >= READ {
+            input.prefetch(offset, PREFETCH);
+        }
+        input.read_exact_at(&mut buffer[..length], offset)?;
+        Ok(buffer.into_bytes(length))
+    })
+    .await
 }
 
 /// The seek table of a file, and the offset at which its frame begins.
@@ -344,113 +441,4 @@ pub(super) fn verified<'a>(content: ByteStream<'a>, path: &str, expected: &crate
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::archive::format::{header, stored, wrapped};
-    use crate::archive::testing::Memory;
-
-    fn content() -> Vec<u8> {
-        (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect()
-    }
-
-    fn seekable(content: &[u8]) -> Vec<u8> {
-        let (mut file, mut table) = (Vec::new(), SeekTable::default());
-        let frame = header(b"{}").unwrap();
-        table.push(frame.len(), 0).unwrap();
-        file.extend_from_slice(&frame);
-        for (at, piece) in content.chunks(FRAME_CONTENT / 2 + 3).enumerate() {
-            let frame = match at % 2 {
-                0 => stored(piece),
-                _ => zstd::bulk::compress(piece, 1).unwrap().into(),
-            };
-            table.push(frame.len(), piece.len()).unwrap();
-            file.extend_from_slice(&frame);
-        }
-        file.extend_from_slice(&table.frame().unwrap());
-        file
-    }
-
-    async fn all(tar: &dyn TarContent, offset: u64, length: u64) -> Vec<u8> {
-        let pieces: Vec<Bytes> = tar.read(offset, length).map(Result::unwrap).collect().await;
-        pieces.concat()
-    }
-
-    #[tokio::test]
-    async fn every_range_is_read() {
-        let content = content();
-        let plain = PlainTar::new(Arc::new(Memory(content.clone())));
-        let file = SeekableTar::open(Arc::new(Memory(seekable(&content))))
-            .await
-            .unwrap()
-            .unwrap();
-        let length = content.len();
-        let piece = FRAME_CONTENT / 2 + 3;
-        for (begin, end) in [
-            (0, 0),
-            (0, 1),
-            (0, length),
-            (piece - 1, piece + 1),
-            (piece, piece),
-            (1, 2 * piece + 5),
-            (length - 1, length),
-            (length, length + 5),
-            (length + 5, length + 9),
-        ] {
-            let expected = &content[begin.min(length)..end.min(length)];
-            let (offset, wanted) = (begin as u64, (end - begin) as u64);
-            assert!(all(&plain, offset, wanted).await == expected, "plain {begin}..{end}");
-            assert!(all(&file, offset, wanted).await == expected, "seekable {begin}..{end}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_second_tar_follows_the_first() {
-        let (mut file, mut table) = (Vec::new(), SeekTable::default());
-        let second: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-        let frames = [
-            (header(b"{}").unwrap(), 0),
-            (stored(b"the first"), 9),
-            (wrapped(&stored(b"the second ")).unwrap(), 0),
-            (wrapped(&zstd::bulk::compress(&second, 1).unwrap()).unwrap(), 0),
-        ];
-        for (frame, content) in &frames {
-            table.push(frame.len(), *content).unwrap();
-            file.extend_from_slice(frame);
-        }
-        file.extend_from_slice(&table.frame().unwrap());
-        let good = SeekableTar::open(Arc::new(Memory(file.clone())))
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(good.first_length(), 9);
-        assert_eq!(all(&good, 4, u64::MAX).await, b"first");
-        assert_eq!(all(&good, 9, 10).await, b"the second");
-        assert_eq!(all(&good, 9 + 11 + 4, u64::MAX).await, second[4..]);
-        // The wrapped frame says another length than the seek table.
-        let at = frames[0].0.len() + frames[1].0.len() + 4;
-        file[at] ^= 1;
-        assert!(SeekableTar::open(Arc::new(Memory(file))).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn wrong_lengths_in_the_seek_table_are_refused() {
-        let content = content();
-        let good = seekable(&content);
-        let mut longer = good.clone();
-        longer.insert(good.len() / 2, 0);
-        assert!(SeekableTar::open(Arc::new(Memory(longer))).await.is_err());
-        assert!(
-            SeekableTar::open(Arc::new(Memory(content.clone())))
-                .await
-                .unwrap()
-                .is_none()
-        );
-        let mut other = good.clone();
-        // The length of the content of the second frame.
-        let entries = good.len() - SEEK_TABLE_FOOTER - 8 * 4;
-        other[entries + 8 + 4] ^= 1;
-        let tar = SeekableTar::open(Arc::new(Memory(other))).await.unwrap().unwrap();
-        let read: Vec<_> = tar.read(0, u64::MAX).collect().await;
-        assert!(read.iter().any(Result::is_err));
-    }
-}
+mod tests;

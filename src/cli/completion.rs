@@ -46,7 +46,14 @@ mod tests {
     #[test]
     fn every_shell_has_a_script() {
         for shell in Shell::value_variants() {
-            assert!(script(*shell).contains("insecure-registry"), "{shell}");
+            let script = script(*shell);
+            assert!(script.contains("insecure-registry"), "{shell}");
+            for command in Command::command().get_subcommands() {
+                assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            }
+            // Scripts for Elvish and PowerShell have no values of flags.
+            let has_values = !matches!(shell, Shell::Elvish | Shell::PowerShell);
+            assert!(!has_values || script.contains("oci-archive"), "{shell}");
         }
     }
 }

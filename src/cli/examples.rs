@@ -99,7 +99,9 @@ Examples:
   # Out of a pipe
   ssh laptop cat shop.tar.zst | jackal-operator load - --to registry.example.com
   # Into an OCI layout
-  jackal-operator load shop.tar.zst --to oci:shop";
+  jackal-operator load shop.tar.zst --to oci:shop
+  # An image without a name in its archive
+  jackal-operator load image.tar --to registry.example.com --name example.com/team/app:1";
 
 pub(super) const SPLIT: &str = "\
 Examples:
@@ -146,6 +148,15 @@ Examples:
   jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst
   # Fail where anything differs
   jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst --exit-code --output json";
+
+pub(super) const SERVE: &str = "\
+Examples:
+  # For programs on this machine
+  jackal-operator serve shop.tar.zst
+  # For a network, with TLS
+  jackal-operator serve shop.tar.zst tools.tar.zst --listen 0.0.0.0:5000 --tls-cert tls.crt --tls-key tls.key
+  # With the names that the webhook of Zarf gives to the images of pods
+  jackal-operator serve shop.tar.zst --naming zarf";
 
 pub(super) const VERIFY: &str = "\
 Examples:

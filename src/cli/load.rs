@@ -19,7 +19,7 @@ use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestinat
 
 /// How images are named in the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum NamingFlag {
+pub(super) enum NamingFlag {
     /// By their own repositories and tags.
     Plain,
     /// As Jackal's webhook names them.
@@ -120,7 +120,7 @@ impl Load {
             let archive = Arc::new(archive);
             if archive.packages().is_empty() {
                 let work = archive::load_images(&archive, &to, &progress);
-                let loaded = display.follow(&name, &progress, work).await?;
+                let loaded = display.follow(&name, &progress, work).await.map_err(within)?;
                 self.report_images(&target, &loaded);
                 return Ok(());
             }
@@ -129,7 +129,8 @@ impl Load {
             }
             display
                 .follow(&name, &progress, archive::load(&archive, &to, &progress))
-                .await?
+                .await
+                .map_err(within)?
         };
         for loaded in &loaded {
             self.report(&target, loaded);

@@ -32,6 +32,7 @@ mod progress;
 mod registry_clients;
 mod repair;
 mod sbom;
+mod serve;
 mod sign;
 mod split;
 mod stored;
@@ -93,6 +94,7 @@ enum Action {
     Unpack(unpack::Unpack),
     Inspect(inspect::Inspect),
     Diff(diff::Diff),
+    Serve(serve::Serve),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -108,6 +110,8 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The exit code for invalid input or flags; other failures exit with 1.
 const EXIT_USAGE: u8 = 2;
+/// The exit code after SIGTERM or SIGINT, when something was left undone.
+const EXIT_INTERRUPTED: u8 = 130;
 
 /// Invalid input or an invalid flag.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +145,7 @@ impl Command {
             Action::Unpack(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
@@ -183,9 +188,14 @@ async fn until(stop: CancellationToken, name: &str, work: impl Future<Output = a
         },
         () = stop.cancelled() => {
             print::note(format_args!("jackal-operator {name}: interrupted"));
-            return ExitCode::from(130);
+            return ExitCode::from(EXIT_INTERRUPTED);
         }
     };
+    failure(name, &error)
+}
+
+/// Prints the error of the command `name`, and returns the exit code for it.
+fn failure(name: &str, error: &anyhow::Error) -> ExitCode {
     let fault = error.downcast_ref::<Fault>();
     let stalled = fault.is_some_and(Fault::is_stalled);
     match fault {

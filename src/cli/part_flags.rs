@@ -55,12 +55,16 @@ impl PartFiles {
         }
     }
 
-    /// `5 parts`, `5 parts and 2 parity parts`.
+    /// `1 part`, `5 parts and 2 parity parts`.
     pub fn text(&self) -> String {
-        let parts = format!("{} parts", self.parts.len());
+        let count = |count: usize, what: &str| match count {
+            1 => format!("1 {what}"),
+            count => format!("{count} {what}s"),
+        };
+        let parts = count(self.parts.len(), "part");
         match self.parity.len() {
             0 => parts,
-            parity => format!("{parts} and {parity} parity parts"),
+            parity => format!("{parts} and {}", count(parity, "parity part")),
         }
     }
 }

@@ -73,6 +73,8 @@ impl Unpack {
         let wanted = Wanted {
             names: &self.images,
             platform: self.platform.as_ref().or(docker.then_some(&machine)),
+            // What a user asks for is not guessed; an engine takes such an image for one of its own platform.
+            unspecified_fits: self.platform.is_none(),
             containers_only: docker,
         };
         let within = |fault: Fault| fault.with_context(self.file.display());

@@ -8,11 +8,13 @@
 //! This applies to fields of our types. A type that accepts any JSON (`serde_json::Value`) gets the original value.
 
 mod json;
+mod ordered;
 mod yaml;
 
 use std::fmt;
 
 pub use json::{RawFields, json, json_text, json_values};
+pub use ordered::{Ordered, ordered_yaml_documents};
 pub use yaml::{large_yaml, yaml, yaml_documents};
 
 /// Maximum length of a field name in errors, in characters.

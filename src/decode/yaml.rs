@@ -82,7 +82,7 @@ fn with_options<T: for<'de> DeserializeSeed<'de, Value = V> + Clone, V>(
 }
 
 /// The first line of the message, without the excerpt.
-fn first_line(error: serde_saphyr::Error) -> DecodeError {
+pub(super) fn first_line(error: serde_saphyr::Error) -> DecodeError {
     DecodeError::new(error.to_string().lines().next().unwrap_or_default())
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::archive::{INPUTS, INPUTS_SIGNATURE, StoredTar};
-use super::definition::Definition;
+use super::definition::{Definition, Dialect};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Content, Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, PACKAGE_OS, Platform, Reference, media_type,
@@ -18,7 +18,7 @@ pub(crate) const TITLE: &str = "org.opencontainers.image.title";
 /// The annotation with an image's name in a layout, for ORAS and Zarf.
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation with an image's name in a layout, for Jackal and older versions of Zarf.
-pub(super) const BASE_NAME: &str = "org.opencontainers.image.base.name";
+pub(crate) const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// The path of the list of images.
 pub(crate) const LAYOUT_INDEX: &str = "images/index.json";
 /// The path of the file that marks the directory of the images as an OCI layout.
@@ -137,7 +137,16 @@ impl Artifact {
         files.insert(definition.dialect.file.to_owned(), yaml);
         let config = complete.json()?;
         let layers = layers(&files, &mounts, contents.archives);
-        let manifest = manifest(&complete, &layers, &config)?;
+        let annotations = [
+            (TITLE, complete.name()),
+            (
+                "org.opencontainers.image.description",
+                complete.metadata.description.as_str(),
+            ),
+            ("org.opencontainers.image.created", EPOCH),
+        ];
+        let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let manifest = manifest(complete.dialect, annotations.into(), &layers, &config)?;
         let size = size(&layers, &config, &manifest);
         Ok(Self {
             files,
@@ -310,12 +319,12 @@ fn check_digest(digest: &Digest) -> Result<(), Fault> {
 }
 
 /// A file of the package, as a layer without its media type.
-struct Layer {
-    path: String,
-    digest: Digest,
-    size: u64,
+pub(super) struct Layer {
+    pub path: String,
+    pub digest: Digest,
+    pub size: u64,
     /// For a tar, the digest of its inputs and the signature of that.
-    inputs: Option<(Digest, Option<String>)>,
+    pub inputs: Option<(Digest, Option<String>)>,
 }
 
 fn layers(files: &BTreeMap<String, Bytes>, mounts: &[Mount], archives: &[StoredTar]) -> Vec<Layer> {
@@ -348,7 +357,13 @@ fn checksums(layers: &[Layer]) -> Bytes {
     (lines.join("\n") + "\n").into()
 }
 
-fn manifest(definition: &Definition, layers: &[Layer], config: &Bytes) -> Result<Document, Fault> {
+/// The manifest of the artifact with `layers`, with `annotations`, among them its title.
+pub(super) fn manifest(
+    dialect: Dialect,
+    annotations: BTreeMap<String, String>,
+    layers: &[Layer],
+    config: &Bytes,
+) -> Result<Document, Fault> {
     let count = layers.len();
     let descriptor = |layer: &Layer| {
         let inputs = layer.inputs.iter().flat_map(|(inputs, signature)| {
@@ -361,18 +376,13 @@ fn manifest(definition: &Definition, layers: &[Layer], config: &Bytes) -> Result
                 .chain(inputs)
                 .map(|(key, value)| (key.to_owned(), value))
                 .collect(),
-            ..Descriptor::new(definition.dialect.layer, layer.digest.clone(), layer.size)
+            ..Descriptor::new(dialect.layer, layer.digest.clone(), layer.size)
         }
     };
     let mut layers: Vec<Descriptor> = layers.iter().map(descriptor).collect();
     // The definition is the first layer, because Flux's OCIRepository reads only the first layer of its media type: this
     // should be a few lines of text and not a blob of an image. Readers of packages go by the titles.
-    let is_not_definition = |layer: &Descriptor| {
-        layer
-            .annotations
-            .get(TITLE)
-            .is_none_or(|path| path != definition.dialect.file)
-    };
+    let is_not_definition = |layer: &Descriptor| layer.annotations.get(TITLE).is_none_or(|path| path != dialect.file);
     layers.sort_by(|left, right| {
         (is_not_definition(left), &left.digest, &left.annotations).cmp(&(
             is_not_definition(right),
@@ -381,18 +391,10 @@ fn manifest(definition: &Definition, layers: &[Layer], config: &Bytes) -> Result
         ))
     });
 
-    let config = Descriptor::new(definition.dialect.config, Digest::of(config), config.len() as u64);
+    let config = Descriptor::new(dialect.config, Digest::of(config), config.len() as u64);
     let mut manifest = Manifest::new(config, layers);
-    manifest.annotations = [
-        (TITLE, definition.name()),
-        (
-            "org.opencontainers.image.description",
-            definition.metadata.description.as_str(),
-        ),
-        ("org.opencontainers.image.created", EPOCH),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into();
+    manifest.annotations = annotations;
+    let title = manifest.annotations.get(TITLE).cloned().unwrap_or_default();
     let document =
         Document::of_manifest(manifest).map_err(|error| Fault::stalled(Reason::PackageFailed, error.to_string()))?;
     if document.raw.len() > MANIFEST_LIMIT {
@@ -400,8 +402,7 @@ fn manifest(definition: &Definition, layers: &[Layer], config: &Bytes) -> Result
             Reason::PackageFailed,
             format!(
                 "package `{}` has {} files, so its manifest would be longer than the {MANIFEST_LIMIT} bytes that a registry accepts; split it into two packages",
-                definition.name(),
-                count
+                title, count
             ),
         ));
     }

@@ -59,6 +59,9 @@ const JACKAL: Dialect = Dialect {
     signature: None,
 };
 
+/// Both.
+pub(super) const DIALECTS: [Dialect; 2] = [ZARF, JACKAL];
+
 /// A package definition without the checksum of the artifact's files, which [`super::Artifact`] adds.
 ///
 /// The same package gives the same bytes: it contains no time, host name or random number.

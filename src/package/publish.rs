@@ -190,10 +190,7 @@ pub async fn publish_manifest(
     repository: &dyn Destination,
     tag: &str,
 ) -> Result<Digest, Fault> {
-    let entry = Descriptor {
-        platform: Some(Artifact::platform(architecture)),
-        ..manifest.descriptor.clone()
-    };
+    let entry = entry_of(manifest, architecture);
     let lock = named_lock(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
     let is_published = repository.digest_of(manifest.digest().as_str()).await?.is_some();
@@ -394,7 +391,7 @@ async fn add_to_index(
             }
         }
         entries.push(entry.clone());
-        entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
+        in_order(&mut entries);
         index.manifests = entries;
         let index = index_document(index)?;
         if repository.digest_of(tag).await? != before {
@@ -426,6 +423,31 @@ async fn add_to_index(
             repository.name()
         ),
     ))
+}
+
+/// The index that [`publish_manifest`] writes where nothing has the tag yet: `packages` are manifests of one version, with their
+/// architectures.
+///
+/// # Errors
+/// When the index is too long.
+pub fn package_index<'a>(packages: impl Iterator<Item = (&'a Document, &'a str)>) -> Result<Document, Fault> {
+    let entries = packages.map(|(manifest, architecture)| entry_of(manifest, architecture));
+    let mut entries: Vec<Descriptor> = entries.collect();
+    in_order(&mut entries);
+    index_document(Index::new(entries))
+}
+
+/// The entry of a package in the index under its tag.
+fn entry_of(manifest: &Document, architecture: &str) -> Descriptor {
+    Descriptor {
+        platform: Some(Artifact::platform(architecture)),
+        ..manifest.descriptor.clone()
+    }
+}
+
+/// The same packages give the same index, whatever the order of their publication.
+fn in_order(entries: &mut [Descriptor]) {
+    entries.sort_by(|left, right| (&left.platform, &left.digest).cmp(&(&right.platform, &right.digest)));
 }
 
 #[cfg(test)]

@@ -48,8 +48,8 @@ pub fn authorities(bundle: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
     Ok(found)
 }
 
-/// The client certificate with its chain, and its key.
-pub(super) fn parse_identity(
+/// The certificate of a client or server with its chain, and its key.
+pub(crate) fn parse_identity(
     certificate: &[u8],
     key: &[u8],
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {

@@ -5,23 +5,22 @@
 //! router. A connection carries one request, so that its total time can be limited.
 
 mod answer;
+mod listen;
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::str::FromStr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::runtime::{Health, Metrics};
 use answer::RequestHandler;
+pub use listen::{ListenAddress, ListenError, Listener};
 
 /// Concurrent connections; others wait to be accepted.
 const CONNECTION_LIMIT: usize = 64;
@@ -33,83 +32,35 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(15);
 const HEAD_SIZE: usize = 16 * 1024;
 /// How long open connections may take at the end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
-/// The delay after a failed accept, such as without free file descriptors.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
-
-/// The address to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenAddress(SocketAddr);
-
-impl FromStr for ListenAddress {
-    type Err = ListenError;
-
-    fn from_str(text: &str) -> Result<Self, ListenError> {
-        text.parse().map(Self).map_err(|_| ListenError::Invalid)
-    }
-}
-
-impl ListenAddress {
-    /// All IPv4 addresses, if `self` is all addresses and the machine has no IPv6.
-    fn without_ipv6(self, error: &std::io::Error) -> Option<SocketAddr> {
-        let lacks_ipv6 = error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-        (lacks_ipv6 && self.0.is_ipv6() && self.0.ip().is_unspecified())
-            .then(|| (Ipv4Addr::UNSPECIFIED, self.0.port()).into())
-    }
-}
-
-/// Why the server cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum ListenError {
-    /// The text is not an address.
-    #[error("write an IP address and a port, such as 127.0.0.1:8080 or [::]:8080")]
-    Invalid,
-    /// The system refused the address.
-    #[error("--listen {address}: {error}; use an address of this machine and a free port")]
-    Refused {
-        /// The requested address.
-        address: SocketAddr,
-        /// The error of the system.
-        error: std::io::Error,
-    },
-}
 
 /// A server that listens but does not respond yet.
 #[derive(Debug)]
-pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
-}
+pub struct Server(Listener);
 
 impl Server {
     /// Listens on `address`.
     pub async fn bind(address: &ListenAddress) -> Result<Self, ListenError> {
-        let refused = |error| {
-            let address = address.0;
-            ListenError::Refused { address, error }
-        };
-        let bound = match TcpListener::bind(address.0).await {
-            Ok(listener) => Ok(listener),
-            Err(error) => match address.without_ipv6(&error) {
-                Some(address) => TcpListener::bind(address).await,
-                None => Err(error),
-            },
-        };
-        let listener = bound.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
-        Ok(Self { listener, address })
+        Listener::bind(address).await.map(Self)
     }
 
     /// The address that it listens on; the port is never 0.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
     /// Responds until [`ServerHandle::end`]. After `stop`, the process is not ready.
     pub fn start(self, metrics: Metrics, health: Health, stop: CancellationToken) -> ServerHandle {
-        info!(address = %self.address, "listening");
+        info!(address = %self.address(), "listening");
         let end = CancellationToken::new();
         let handler = Arc::new(RequestHandler { metrics, health, stop });
-        let task = tokio::spawn(accept(self.listener, handler, end.clone()));
+        let ended = end.clone();
+        let task = tokio::spawn(async move {
+            let serve = |stream, _| {
+                let handler = Arc::clone(&handler);
+                async move { serve_connection(stream, &handler).await }
+            };
+            self.0.accept(CONNECTION_LIMIT, ended, SHUTDOWN_TIMEOUT, serve).await;
+        });
         ServerHandle(Some((end, task)))
     }
 }
@@ -135,39 +86,6 @@ impl Drop for ServerHandle {
             end.cancel();
         }
     }
-}
-
-async fn accept(listener: TcpListener, handler: Arc<RequestHandler>, end: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
-    let connections = TaskTracker::new();
-    loop {
-        let accepted = async {
-            // The semaphore is never closed.
-            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
-            Some((permit, listener.accept().await))
-        };
-        let accepted = tokio::select! {
-            () = end.cancelled() => break,
-            accepted = accepted => accepted,
-        };
-        match accepted {
-            Some((permit, Ok((stream, _)))) => {
-                let handler = Arc::clone(&handler);
-                connections.spawn(async move {
-                    serve_connection(stream, &handler).await;
-                    drop(permit);
-                });
-            }
-            Some((_, Err(error))) => {
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-            }
-            None => break,
-        }
-    }
-    drop(listener);
-    connections.close();
-    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.wait()).await;
 }
 
 /// Serves one request. The body is not read, because only GET and HEAD are allowed.
@@ -252,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_in_use_is_an_error() {
         let first = Server::bind(&"127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let error = Server::bind(&ListenAddress(first.address()))
+        let error = Server::bind(&ListenAddress::from(first.address()))
             .await
             .unwrap_err()
             .to_string();
@@ -262,15 +180,5 @@ mod tests {
         );
         let error = ":8080".parse::<ListenAddress>().unwrap_err().to_string();
         assert!(error.starts_with("write an IP address and a port"), "{error}");
-    }
-
-    #[test]
-    fn without_ipv6_all_ipv4_addresses_are_used() {
-        let lacking = std::io::Error::from_raw_os_error(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
-        let all: ListenAddress = "[::]:80".parse().unwrap();
-        assert_eq!(all.without_ipv6(&lacking), Some(([0, 0, 0, 0], 80).into()));
-        let one: ListenAddress = "[::1]:80".parse().unwrap();
-        assert_eq!(one.without_ipv6(&lacking), None);
-        assert_eq!(all.without_ipv6(&std::io::ErrorKind::AddrInUse.into()), None);
     }
 }

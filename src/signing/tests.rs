@@ -357,3 +357,15 @@ fn the_referrer_has_the_format_of_cosign() {
     assert_eq!(referrer.blobs[&layer], bundle.json());
     assert_eq!(referrer.blobs.len(), 2);
 }
+
+#[test]
+fn a_bundle_says_whether_a_key_or_an_identity_signed() {
+    for (json, keyless) in [
+        (made!("image.bundle.json"), false),
+        (made!("blob.bundle.json"), false),
+        (made!("keyless/logged.json"), true),
+        (made!("keyless/stamped.json"), true),
+    ] {
+        assert_eq!(Bundle::parse(json).unwrap().is_keyless(), keyless);
+    }
+}

@@ -2,24 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::buffers::{BUFFER, Buffer};
 use super::read_ahead::ReadAhead;
 use super::unreadable::UnreadableReason;
 
 /// The longest chunk in bytes.
-pub(super) const CHUNK: usize = 1024 * 1024;
+pub(super) const CHUNK: usize = BUFFER;
 /// Chunks that wait for the receiver.
 const QUEUE_LENGTH: usize = 2;
-/// Buffers of the whole process that are reused for the next chunk. Fresh memory costs the kernel more than reading a
-/// cached file does, and the allocator does not return freed buffers that lie between used ones.
-static SPARES: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
-/// The longest list of spare buffers.
-const SPARES_LIMIT: usize = 24;
-
 /// Why no more chunks are sent.
 #[derive(Debug)]
 pub(super) enum Stop {
@@ -50,17 +44,11 @@ impl From<UnreadableReason> for Stop {
     }
 }
 
-/// A buffer of `size` bytes with any content.
-fn buffer(size: usize) -> Box<[u8]> {
-    let spare = (size == CHUNK).then(|| SPARES.lock().unwrap_or_else(PoisonError::into_inner).pop());
-    spare.flatten().unwrap_or_else(|| vec![0; size].into_boxed_slice())
-}
-
 /// The sender: fills one chunk after the other, in a thread that may block.
 pub(super) struct Chunks {
     sender: mpsc::Sender<Result<Bytes, UnreadableReason>>,
     size: usize,
-    buffer: Box<[u8]>,
+    buffer: Buffer,
     filled: usize,
 }
 
@@ -72,7 +60,7 @@ impl Chunks {
         let chunks = Self {
             sender,
             size,
-            buffer: buffer(size),
+            buffer: Buffer::new(size),
             filled: 0,
         };
         (chunks, receiver)
@@ -139,43 +127,9 @@ impl Chunks {
     }
 
     fn flush(&mut self) -> Result<(), Stop> {
-        let chunk = Chunk {
-            buffer: std::mem::replace(&mut self.buffer, buffer(self.size)),
-            filled: std::mem::take(&mut self.filled),
-        };
-        let sent = self.sender.blocking_send(Ok(Bytes::from_owner(chunk)));
+        let filled = std::mem::take(&mut self.filled);
+        let buffer = std::mem::replace(&mut self.buffer, Buffer::new(self.size));
+        let sent = self.sender.blocking_send(Ok(buffer.into_bytes(filled)));
         sent.map_err(|_| Stop::Closed)
-    }
-}
-
-/// Keeps a buffer for the next chunk.
-fn recycle(buffer: Box<[u8]>) {
-    let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
-    if buffer.len() == CHUNK && spares.len() < SPARES_LIMIT {
-        spares.push(buffer);
-    }
-}
-
-impl Drop for Chunks {
-    fn drop(&mut self) {
-        recycle(std::mem::take(&mut self.buffer));
-    }
-}
-
-/// A buffer that is recycled when it is dropped.
-struct Chunk {
-    buffer: Box<[u8]>,
-    filled: usize,
-}
-
-impl AsRef<[u8]> for Chunk {
-    fn as_ref(&self) -> &[u8] {
-        &self.buffer[..self.filled]
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        recycle(std::mem::take(&mut self.buffer));
     }
 }

@@ -27,6 +27,7 @@
 //! When a registry lost the beginning of an upload, the source reads that blob again (`reread`, three reads in total):
 //! a registry is asked for the blob, a folder is read, an engine exports again what has not arrived.
 
+mod buffers;
 mod chunks;
 mod confined_directory;
 pub mod containerd;
@@ -54,6 +55,7 @@ use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Document, Platform, Reference};
 use crate::registry::Credentials;
 
+pub(crate) use buffers::{BUFFER, Buffer};
 pub(crate) use confined_directory::ConfinedDirectory;
 pub use image_change::ImageChange;
 pub use registry::RegistrySource;

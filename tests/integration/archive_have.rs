@@ -341,7 +341,7 @@ async fn inventories_are_signed_and_verified() {
         packages.pack(&packages.reference, "less.tar.zst", &flags)
     };
     pack("cosign.pub").succeeded();
-    pack("p384.pub").failed(2, &["it is not by the ECDSA P-384 key"]);
+    pack("p384.pub").failed(2, &["it was not made with the ECDSA P-384 key"]);
     let text = std::fs::read_to_string(&file).unwrap();
     workspace.write("have.json", text.replace("team/app", "team/apq"));
     pack("cosign.pub").failed(2, &["have.json: it is not signed as required"]);

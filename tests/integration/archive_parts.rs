@@ -299,7 +299,7 @@ async fn lost_parts_are_replaced() {
         "part002 is missing",
         "part005 is missing",
         "part006 is missing",
-        "copy them again: the 2 parity parts do not suffice for 3 lost parts",
+        "copy them again: 3 parts are lost, and there is parity for 2",
     ];
     workspace.run(&["repair", LIST]).failed(2, &words);
     load(workspace, LIST, &to.host).failed(2, &words);
@@ -322,7 +322,7 @@ async fn flags_that_cannot_be_used_are_refused_before_anything_is_read() {
     run("join shop.tar.zst --output a").failed(2, &["shop.tar.zst is not a list of parts: name FILE.part000"]);
     run("repair shop.tar.zst.part001").failed(2, &["is not a list of parts"]);
     run("join shop.tar.zst.part000 --output a").failed(2, &["shop.tar.zst.part000 is missing"]);
-    run("verify shop.tar.zst").failed(2, &["shop.tar.zst: the package file is damaged"]);
+    run("verify shop.tar.zst").failed(2, &["shop.tar.zst: the file is damaged"]);
     run("verify shop.tar.zst --key a.pub").failed(2, &["leave them out for a file"]);
     run("verify example.com/a:1").failed(2, &["name the keys or the identity"]);
     assert_eq!(files(&workspace, "shop.tar.zst").len(), 1);

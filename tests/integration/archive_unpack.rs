@@ -309,18 +309,24 @@ fn forged(files: &[(&str, Bytes)]) -> Vec<u8> {
     file
 }
 
+/// Where a package file has a blob of an image.
+fn blob_path(digest: &Digest) -> String {
+    format!("images/blobs/sha256/{}", digest.hex())
+}
+
+/// An image without layers and platform: its manifest, its configuration, and the list of images that names it.
+fn image_named(name: &str) -> (Document, Bytes, Bytes) {
+    let config = Bytes::from_static(b"{}");
+    let described = Descriptor::new(media_type::OCI_CONFIG, Digest::of(&config), 2);
+    let manifest = Document::of_manifest(Manifest::new(described, Vec::new())).unwrap();
+    let mut entry = serde_json::to_value(&manifest.descriptor).unwrap();
+    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+    let index = json!({ "schemaVersion": 2, "manifests": [entry] });
+    (manifest, config, Bytes::from(index.to_string()))
+}
+
 #[tokio::test]
 async fn nothing_is_written_outside_of_the_directory() {
-    let blob = |digest: &str| format!("images/blobs/sha256/{digest}");
-    let image = |name: &str| {
-        let config = Bytes::from_static(b"{}");
-        let described = Descriptor::new(media_type::OCI_CONFIG, Digest::of(&config), 2);
-        let manifest = Document::of_manifest(Manifest::new(described, Vec::new())).unwrap();
-        let mut entry = serde_json::to_value(&manifest.descriptor).unwrap();
-        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
-        let index = json!({ "schemaVersion": 2, "manifests": [entry] });
-        (manifest, config, Bytes::from(index.to_string()))
-    };
     for (name, path, words) in [
         ("x:1", "../../evil", "is not one of a file in the package"),
         ("x:1", "/tmp/evil", "is not one of a file in the package"),
@@ -328,9 +334,9 @@ async fn nothing_is_written_outside_of_the_directory() {
         ("../evil:1", "evil", "it lists the image \"../evil:1\""),
         ("x:../../evil", "evil", "it lists the image \"x:../../evil\""),
     ] {
-        let (manifest, config, index) = image(name);
-        let manifest_path = blob(manifest.digest().hex());
-        let config_path = blob(Digest::of(&config).hex());
+        let (manifest, config, index) = image_named(name);
+        let manifest_path = blob_path(manifest.digest());
+        let config_path = blob_path(&Digest::of(&config));
         let evil = Bytes::from_static(b"evil");
         let files = [
             (path, evil),
@@ -353,8 +359,8 @@ async fn nothing_is_written_outside_of_the_directory() {
         assert_eq!(written.len(), 1, "{written:?}");
     }
     // The same without such a name is unpacked.
-    let (manifest, config, index) = image("x:1");
-    let (manifest_path, config_path) = (blob(manifest.digest().hex()), blob(Digest::of(&config).hex()));
+    let (manifest, config, index) = image_named("x:1");
+    let (manifest_path, config_path) = (blob_path(manifest.digest()), blob_path(&Digest::of(&config)));
     let files = [
         ("images/index.json", index),
         (manifest_path.as_str(), manifest.raw.clone()),
@@ -366,4 +372,18 @@ async fn nothing_is_written_outside_of_the_directory() {
         .succeeded();
     let blobs = workspace.files("out/blobs");
     assert_eq!(blobs.len(), 2, "{blobs:?}");
+    // It says no platform: it is one for this machine, and not for one that is asked for.
+    let unpack = |more: &[&str]| {
+        let flags = [
+            "unpack",
+            "forged.tar.zst",
+            "--format",
+            "docker-archive",
+            "--output",
+            "docker.tar",
+        ];
+        workspace.run(&[&flags[..], more].concat())
+    };
+    unpack(&[]).succeeded();
+    unpack(&["--platform", "linux/arm64"]).failed(2, &["docker.io/library/x:1 for no platform, not for linux/arm64"]);
 }

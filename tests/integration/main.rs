@@ -4,9 +4,12 @@
 
 mod archive;
 mod archive_definition;
+mod archive_formats;
 mod archive_have;
+mod archive_inspect;
 mod archive_pack;
 mod archive_parts;
+mod archive_serve;
 mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]

@@ -20,7 +20,7 @@ async fn what_is_no_archive_is_refused() {
         (gzip(b"text"), "is not a complete tar"),
         (gzip(&tar)[..30].to_vec(), "it ends early"),
         (tar[..600].to_vec(), "it is cut off"),
-        (tar[..1100].to_vec(), "its end is incomplete"),
+        (tar[..1536].to_vec(), "its end is incomplete"),
         (
             tar.clone(),
             "it has no zarf.yaml, jackal.yaml, index.json or manifest.json",

@@ -291,7 +291,7 @@ impl PartSet {
             (lost, parity) if lost <= parity => format!("{command}, which computes them from the parity parts"),
             (_, 0) => "copy them again".to_owned(),
             (lost, parity) => {
-                format!("copy them again: the {parity} parity parts do not suffice for {lost} lost parts")
+                format!("copy them again: {lost} parts are lost, and there is parity for {parity}")
             }
         };
         let message = format!("{}; {advice}", said.join(", "));

@@ -49,13 +49,8 @@ pub async fn repair(archive: &Path, progress: &Progress) -> Result<Repaired, Fau
         return Err(Fault::stalled(Reason::SourceFailed, message));
     }
     if parts.len() > set.list.parity.len() - parity.len() {
-        let lost: Vec<Flaw> = flaws
-            .iter()
-            .filter(|flaw| parts.contains(&flaw.part))
-            .cloned()
-            .collect();
-        let more = set.fault(&flaws).unwrap_or_else(|| mismatch(archive, &lost[0].part));
-        return Err(more);
+        let fault = set.fault(&flaws);
+        return Err(fault.unwrap_or_else(|| mismatch(archive, &PartName::List)));
     }
     let work = set
         .list

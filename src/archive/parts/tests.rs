@@ -362,7 +362,7 @@ async fn more_lost_parts_than_parity_parts_are_an_error_that_names_them() {
         "part002 is missing",
         "part005 is missing",
         "part009 is missing",
-        "2 parity parts do not suffice for 3",
+        "3 parts are lost, and there is parity for 2",
     ];
     assert!(
         fault.is_stalled() && words.iter().all(|words| fault.message.contains(words)),

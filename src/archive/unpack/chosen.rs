@@ -14,6 +14,8 @@ pub struct Wanted<'a> {
     pub names: &'a [Reference],
     /// The platform; without one an image is taken with all of its platforms.
     pub platform: Option<&'a Platform>,
+    /// Whether an image of one manifest that says no platform counts as one for any.
+    pub unspecified_fits: bool,
     /// Whether only images of containers are taken. Other artifacts are left out unless they are named.
     pub containers_only: bool,
 }
@@ -111,7 +113,7 @@ pub async fn choose(archive: &Archive, wanted: &Wanted<'_>) -> Result<(Vec<Chose
             continue;
         }
         images.push(match wanted.platform {
-            Some(platform) => for_platform(archive, image, platform).await?,
+            Some(platform) => for_platform(archive, image, platform, wanted.unspecified_fits).await?,
             None => image,
         });
     }
@@ -158,8 +160,16 @@ fn is_container_config(kind: &str) -> bool {
 }
 
 /// The manifest of `image` that fits `platform` best.
-async fn for_platform(archive: &Archive, image: Chosen, platform: &Platform) -> Result<Chosen, Fault> {
+async fn for_platform(
+    archive: &Archive,
+    image: Chosen,
+    platform: &Platform,
+    unspecified_fits: bool,
+) -> Result<Chosen, Fault> {
     let variants = platforms_of(archive, &image.listed).await?;
+    if unspecified_fits && matches!(variants.as_slice(), [(None, only)] if *only == image.listed) {
+        return Ok(image);
+    }
     let fitting = variants.iter().enumerate().filter_map(|(at, (offered, digest))| {
         let suitability = platform.suitability(offered.as_ref()?)?;
         Some(((suitability, at), digest))

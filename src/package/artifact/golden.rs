@@ -7,7 +7,7 @@
 
 use super::tests::{blob, image, index, stored};
 use super::*;
-use crate::package::Plan;
+use crate::package::{PackedDefinition, Plan};
 
 /// Two components, an image of two platforms with an attestation, one pinned by digest, one in both components.
 fn artifact(naming: &str, architecture: &str) -> Artifact {
@@ -126,4 +126,23 @@ tag sha256:348d8fcf11e446a26414be4e6d7b4806dda4dbaf6b2d349c4fbbffeb76203a87
 #[test]
 fn plain_naming_gives_the_artifact_for_zarf() {
     assert_eq!(artifact("Plain", "amd64"), artifact("Zarf", "amd64"));
+}
+
+/// The files of a package say all that its manifest has, unless it has tars, whose inputs are known to the registry alone.
+#[test]
+fn a_packed_package_has_the_same_manifest() {
+    for (naming, file) in [("Zarf", "zarf.yaml"), ("Jackal", "jackal.yaml")] {
+        let artifact = artifact(naming, "amd64");
+        let packed = PackedDefinition::parse(file, &artifact.files[file]).unwrap();
+        assert_eq!(*packed.config(), artifact.config);
+        let made = artifact.files.iter();
+        let made = made.map(|(path, content)| (path.clone(), Digest::of(content), content.len() as u64));
+        let mounted = artifact
+            .mounts
+            .iter()
+            .map(|Mount { blob, .. }| (blob_path(&blob.digest), blob.digest.clone(), blob.size));
+        assert_eq!(packed.manifest(made.chain(mounted)).unwrap(), artifact.manifest);
+        let listed = packed.checksums(&artifact.files["checksums.txt"]).unwrap();
+        assert_eq!(listed.len(), artifact.files.len() + artifact.mounts.len() - 2);
+    }
 }

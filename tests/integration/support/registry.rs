@@ -322,7 +322,7 @@ http:
 }
 
 /// `ca.crt`, and `tls.crt` with `tls.key` signed by it for 127.0.0.1.
-fn make_certificates(folder: &Path) {
+pub fn make_certificates(folder: &Path) {
     let path = |name: &str| folder.join(name).to_str().expect("text").to_owned();
     let openssl = |arguments: &[&str]| run(PathBuf::from("openssl"), arguments);
     std::fs::write(
