@@ -170,9 +170,9 @@ async fn an_interrupted_pack_continues() {
         assert!(!packages.partial("resumed.tar.zst").exists());
     }
 
-    // One that is damaged, and one of another package.
-    let mut damaged = whole[..length / 2].to_vec();
-    damaged[length / 4] ^= 1;
+    // One that is damaged in the middle of a layer that is there to its end, and one that is not a package file.
+    let mut damaged = whole[..length - 100].to_vec();
+    damaged[length / 2] ^= 1;
     for partial in [damaged, packages.bytes("whole.tar.zst")[100..].to_vec()] {
         std::fs::write(packages.partial("resumed.tar.zst"), partial).unwrap();
         packages.pack(&references, "resumed.tar.zst").succeeded();
