@@ -35,6 +35,8 @@ pub const SKIPPABLE_HEADER: usize = 8;
 
 /// The most content of one frame, in bytes. Seek tables count frames in 32 bits.
 pub const FRAME_CONTENT: usize = 8 << 20;
+/// The content of a frame that is written, in bytes; the last of a file has less. Several frames are in memory at once.
+pub const WRITTEN_CONTENT: usize = 2 << 20;
 
 /// `content`, not compressed, in a frame of its own.
 pub fn stored(content: &[u8]) -> Bytes {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zstd::zstd_safe::find_frame_compressed_size;
 
-use super::format::{FRAME_CONTENT, SKIPPABLE_HEADER, SeekTable, wrapped_length};
+use super::format::{SKIPPABLE_HEADER, SeekTable, WRITTEN_CONTENT, wrapped_length};
 use super::order::PackageFile;
 use super::packing::Packing;
 use super::tar_content::{FRAME_LIMIT, decode};
@@ -147,7 +147,7 @@ impl Frames<'_> {
         let mut rest = expected.size;
         while rest > 0 {
             // Every frame but the last is full.
-            let length = usize::try_from(rest).map_or(FRAME_CONTENT, |rest| rest.min(FRAME_CONTENT));
+            let length = usize::try_from(rest).map_or(WRITTEN_CONTENT, |rest| rest.min(WRITTEN_CONTENT));
             let Some(frame) = self.next(length, is_wrapped)? else {
                 return Ok(false);
             };

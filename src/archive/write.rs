@@ -8,7 +8,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::format::{self, FRAME_CONTENT, SeekTable};
+use super::format::{self, SeekTable, WRITTEN_CONTENT};
 use super::packing::{LEVEL, PackedFile, Packing, Part, cannot_compress, missing, too_long};
 use super::resume::Kept;
 use crate::fault::{Fault, Reason};
@@ -18,8 +18,10 @@ use crate::transfer::Progress;
 
 /// Content that loses less than one part in this many is stored as it is.
 const WORTH: usize = 32;
-/// Frames that are compressed or wait to be written, of [`FRAME_CONTENT`] each.
-const QUEUED: usize = 2;
+/// Frames that are compressed or wait to be written, of [`WRITTEN_CONTENT`] each.
+const QUEUED: usize = 3;
+/// Bytes that are hashed and written at once.
+const PIECE: usize = 1 << 20;
 
 /// A package file that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,15 +140,15 @@ impl FrameReader<'_> {
                 hasher.update(chunk).await;
                 if buffer.capacity() - buffer.len() < chunk.len() {
                     // One allocation for a frame, and no more than the file needs.
-                    let rest = usize::try_from(file.size - length).unwrap_or(FRAME_CONTENT);
-                    buffer.reserve(chunk.len() + rest.min(FRAME_CONTENT));
+                    let rest = usize::try_from(file.size - length).unwrap_or(WRITTEN_CONTENT);
+                    buffer.reserve(chunk.len() + rest.min(WRITTEN_CONTENT));
                 }
                 buffer.extend_from_slice(chunk);
                 self.progress.add_moved(chunk.len() as u64);
             }
             let ended = chunk.is_none();
-            while buffer.len() >= FRAME_CONTENT || (ended && !buffer.is_empty()) {
-                let piece = buffer.split_to(buffer.len().min(FRAME_CONTENT)).freeze();
+            while buffer.len() >= WRITTEN_CONTENT || (ended && !buffer.is_empty()) {
+                let piece = buffer.split_to(buffer.len().min(WRITTEN_CONTENT)).freeze();
                 let stored = *stored.get_or_insert_with(|| is_compressed(&piece));
                 let of_file = piece.len();
                 let content = if part.second { 0 } else { of_file };
@@ -190,11 +192,16 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         Ok(())
     }
 
-    async fn bytes(&mut self, bytes: Bytes) -> Result<(), Fault> {
-        self.hasher.update(&bytes).await;
+    async fn bytes(&mut self, mut bytes: Bytes) -> Result<(), Fault> {
         self.size += bytes.len() as u64;
-        let written = self.out.write_all(&bytes).await;
-        written.map_err(|error| cannot_write(&error, self.missing))
+        // In pieces, so that a frame that was written is not kept by the hasher.
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            self.hasher.update(&piece).await;
+            let written = self.out.write_all(&piece).await;
+            written.map_err(|error| cannot_write(&error, self.missing))?;
+        }
+        Ok(())
     }
 
     /// The seek table.

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt as _};
 use tokio::task::JoinHandle;
 
-use crate::archive::format::{self, FRAME_CONTENT, SKIPPABLE_HEADER, SeekTable, stored};
+use crate::archive::format::{self, SKIPPABLE_HEADER, SeekTable, WRITTEN_CONTENT, stored};
 use crate::archive::header::{Header, Packed};
 use crate::archive::order::{PackageFile, files_of};
 use crate::archive::packing::{cannot_compress, too_long};
@@ -32,7 +32,7 @@ const BLOCK: usize = 512;
 /// Room for the header of the file, in bytes: that of a small package, and for each image. An image of 80 layers takes 30 KiB.
 const ROOM: (usize, usize) = (256 << 10, 64 << 10);
 /// Frames that are compressed at once.
-const QUEUED: usize = 2;
+const QUEUED: usize = 3;
 /// Bytes that are read at once for the digest of the file.
 const READ: usize = 1 << 20;
 
@@ -237,8 +237,8 @@ impl MadeFile {
                 buffer.extend_from_slice(chunk);
             }
             let ended = chunk.is_none();
-            while buffer.len() >= FRAME_CONTENT || (ended && !buffer.is_empty()) {
-                let piece = buffer.split_to(buffer.len().min(FRAME_CONTENT)).freeze();
+            while buffer.len() >= WRITTEN_CONTENT || (ended && !buffer.is_empty()) {
+                let piece = buffer.split_to(buffer.len().min(WRITTEN_CONTENT)).freeze();
                 let stored = *as_it_is.get_or_insert_with(|| is_compressed(&piece));
                 let content = piece.len();
                 queue.push_back((
