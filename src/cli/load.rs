@@ -145,7 +145,7 @@ impl Load {
             }
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
             let work = archive::load_stream(reader, &to, requirement.as_ref(), &progress);
-            vec![display.follow(&name, &progress, work).await?]
+            display.follow(&name, &progress, work).await?
         } else {
             let mut archive = archive::open(&self.file).await?;
             if let Some(name) = &self.name {
@@ -208,7 +208,9 @@ impl Load {
                     }
                 })
             }
-            Target::Nowhere => return Err(UsageError(format!("--to {}: it names no destination", self.to)).into()),
+            Target::Archive(_) | Target::Nowhere => {
+                return Err(UsageError(format!("--to {}: it names no destination", self.to)).into());
+            }
         })
     }
 
