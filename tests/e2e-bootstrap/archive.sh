@@ -39,28 +39,40 @@ source_images() {
   push "$work/hello.tar" "$HELLO_REPOSITORY:1"
 }
 
+# Makes a later version of the operator in the registry of the connected side: its objects have another version.
+next_operator() { # VERSION
+  local folder="$work/next" from="$SOURCE/$OPERATOR_REPOSITORY:$version"
+  mkdir -p "$folder"
+  crane export --insecure "$from" - | tar -C "$folder" -x install 2>/dev/null || true
+  if [ -d "$folder/install" ]; then sed -i "s/$version/$1/g" "$folder"/install/*; fi
+  printf '%s\n' "$1" >"$folder/VERSION"
+  tar -C "$folder" --owner 0 --group 0 -cf "$work/next.tar" .
+  crane append --insecure --base "$from" --new_layer "$work/next.tar" --new_tag "$SOURCE/$OPERATOR_REPOSITORY:$1" \
+    >/dev/null 2>"$work/crane.log" || fail "cannot make version $1: $(cat "$work/crane.log")"
+  rm -r "$folder" "$work/next.tar"
+}
+
 # Packs images of the registry into FILE.
-pack() { # FILE NAME VERSION REPOSITORY:TAG...
-  local file=$1 name=$2 version=$3 folder
-  shift 3
-  folder="$work/pack-$name-$version"
+pack() { # FILE VERSION REPOSITORY:TAG...
+  local file=$1 definition="$1.yaml"
   {
-    printf 'apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata:\n  name: %s\n' "$name"
-    printf 'spec:\n  version: %s\n  components:\n    - name: images\n      images:\n' "$version"
-    printf "        - $SOURCE/%s\n" "$@"
-  } >"$folder.yaml"
-  jackal-operator build "$folder.yaml" --to "oci:$folder" --insecure-registry "$SOURCE" >"$folder.log" 2>&1 ||
-    fail "build of $name: $(cat "$folder.log")"
-  jackal-operator pack "oci:$folder:$name:$version" --output "$file" >>"$folder.log" 2>&1 ||
-    fail "pack of $name: $(cat "$folder.log")"
-  rm -r "$folder"
+    printf 'apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata:\n  name: site\n'
+    printf 'spec:\n  version: %s\n  components:\n    - name: images\n      images:\n' "$2"
+    printf "        - $SOURCE/%s\n" "${@:3}"
+  } >"$definition"
+  jackal-operator pack "$definition" --output "$file" --insecure-registry "$SOURCE" >"$file.log" 2>&1 ||
+    fail "pack: $(cat "$file.log")"
 }
 
 archive_step() {
-  step 'Pack the images of the operator, a registry and an application into one file'
+  local registry="$REGISTRY_REPOSITORY:3" hello="$HELLO_REPOSITORY:1"
+  step 'Pack the images of the operator, a registry and an application into one file; two versions'
   install_program
   source_images
-  pack "$work/site.tar.zst" site 1.0.0 "$OPERATOR_REPOSITORY:$version" "$REGISTRY_REPOSITORY:3" "$HELLO_REPOSITORY:1"
+  next_operator "$version-next"
+  pack "$work/site.tar.zst" 1.0.0 "$OPERATOR_REPOSITORY:$version" "$registry" "$hello"
+  pack "$work/next.tar.zst" 2.0.0 "$OPERATOR_REPOSITORY:$version-next" "$registry" "$hello"
+  pack "$work/without-operator.tar.zst" 1.0.0 "$registry" "$hello"
   note "$(du -h "$work/site.tar.zst" | cut -f 1) in site.tar.zst: $(jackal-operator inspect "$work/site.tar.zst" --images | paste -sd ' ')"
   # The cluster has no registry.
   end_server source

@@ -12,7 +12,9 @@ COREDNS_IMAGE=jackal.test/coredns:1
 TIMEOUT=180
 
 CI=(chart_step chart_nftables_step)
-ALL=("${CI[@]}")
+ALL=("${CI[@]}" seed_step repeat_step move_step upgrade_step rollback_step undo_step import_step nftables_step
+  killed_step seed_pod_step apiserver_step node_step connection_step
+  disk_step permissions_step admission_step seed_image_step operator_image_step)
 
 run_steps() { # ci | all | STEP...
   local name names=("$@")
@@ -47,6 +49,7 @@ cluster_step() {
   done
   until_true 60 'the nodes do not exist' kubectl get node "${NODES[@]/#/node}"
   kubectl apply -f "$ROOT/tests/e2e-bootstrap/coredns.yaml" >/dev/null
+  proxy_config iptables
   volumes
   kubectl wait --for condition=Ready node --all --timeout 90s >/dev/null
   kubectl -n kube-system rollout status daemonset/coredns --timeout "${TIMEOUT}s" >/dev/null
@@ -75,9 +78,17 @@ provisioner: kubernetes.io/no-provisioner
 END
 }
 
+# As kubeadm creates it: the mode is read from it.
+proxy_config() { # MODE
+  kubectl -n kube-system create configmap kube-proxy --dry-run=client -o json \
+    --from-literal config.conf="$(printf 'apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: %s\n' "$1")" |
+    kubectl apply -f - >/dev/null
+}
+
 # Restarts kube-proxy on all nodes in another mode, without rules of the former one.
 proxy_mode() { # MODE
   local n
+  proxy_config "$1"
   for n in "${NODES[@]}"; do
     end_server "kube-proxy$n"
     on_node "$n" "$(part kube-proxy)" --cleanup >"$work/cleanup.log" 2>&1 || fail "kube-proxy --cleanup: $(cat "$work/cleanup.log")"

@@ -26,9 +26,8 @@ image_archive() { # FILE NAME FOLDER CONFIG
 
 # Makes an image of the content of FOLDER in the containerd of each node.
 containerd_image() { # NAME FOLDER CONFIG
-  image_archive "$work/image.tar" "$@"
-  load "$work/image.tar"
-  rm "$work/image.tar"
+  image_archive "$2.tar" "$@"
+  load "$2.tar"
 }
 
 load() { # ARCHIVE
