@@ -42,8 +42,10 @@ end_server() { # NAME
     if [ "$other" != "$pid" ]; then others+=("$other"); fi
   done
   spawned=("${others[@]}")
+  # The shell would report the end of a job.
+  disown "$pid"
   kill -KILL "$pid"
-  wait "$pid" 2>/dev/null || true
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
   unset "servers[$1]"
 }
 

@@ -36,6 +36,7 @@ disk_step() {
   objects >"$work/objects.before"
   refused 'node3.*(disk|space)' "$work/site.tar.zst"
   kubectl delete node node3 >/dev/null
+  kubectl delete pods --all-namespaces --field-selector spec.nodeName=node3 --grace-period 0 --force >/dev/null 2>&1
   end_server kubelet3
   end_server kube-proxy3
   end_server containerd3

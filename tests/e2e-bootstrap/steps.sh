@@ -53,7 +53,7 @@ cluster_step() {
   volumes
   kubectl wait --for condition=Ready node --all --timeout 90s >/dev/null
   kubectl -n kube-system rollout status daemonset/coredns --timeout "${TIMEOUT}s" >/dev/null
-  for n in "${NODES[@]}"; do note "node$n: $(node_ctr "$n" images list --quiet | grep -v ^sha256: | paste -sd ' ')"; done
+  for n in "${NODES[@]}"; do note "node$n: $(node_ctr "$n" images list --quiet 2>/dev/null | grep -v ^sha256: | paste -sd ' ')"; done
 }
 
 # A default storage class with volumes that both nodes reach.
