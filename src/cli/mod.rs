@@ -22,12 +22,14 @@ mod inspect;
 mod inventory;
 mod join;
 mod key;
+mod kubeconfig;
 mod limits;
 mod load;
 mod output_file;
 mod pack;
 mod package_file;
 mod part_flags;
+mod preflight;
 mod print;
 mod probe;
 mod progress;
@@ -103,6 +105,7 @@ enum Action {
     Proxy(proxy::Proxy),
     GarbageCollect(garbage_collect::GarbageCollect),
     Idle(idle::Idle),
+    Preflight(preflight::Preflight),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -157,6 +160,7 @@ impl Command {
             Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
             Action::GarbageCollect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Idle(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
