@@ -104,25 +104,33 @@ proxy_mode() { # MODE
 # Shows that the cluster does what the other steps rely on: with images that an administrator imported on each node, the
 # chart's registry serves pods on 127.0.0.1.
 chart_step() {
-  local n name
   step 'The chart with images imported by hand: NodePort on 127.0.0.1 with iptables'
   load "$image"
   load "$work/registry.tar"
-  helm install "$RELEASE" "$CHART" --namespace "$SYSTEM" --create-namespace --set controller.replicas=1 \
-    --set registry.deploy.enabled=true,registry.deploy.image="$SOURCE/$REGISTRY_REPOSITORY:3" \
-    --wait --timeout "${TIMEOUT}s" >"$work/helm.log"
-  for n in "${NODES[@]}"; do on_node "$n" curl --silent --insecure --max-time 5 --output /dev/null "https://$ADDRESS/v2/"; done
+  chart install --create-namespace
+  answers || fail "no answer on $ADDRESS"
 }
 
 chart_nftables_step() {
-  local n
-  step 'The same with nftables: no NodePort on 127.0.0.1'
+  step 'The same with nftables: no NodePort on 127.0.0.1, but the proxy of each node answers there'
   proxy_mode nftables
-  for n in "${NODES[@]}"; do
-    if on_node "$n" curl --silent --insecure --max-time 5 --output /dev/null "https://$ADDRESS/v2/"; then
-      fail "node$n answers on $ADDRESS with nftables"
-    fi
-  done
+  if answers; then fail "a NodePort answers on $ADDRESS with nftables"; fi
+  chart upgrade --set registry.expose=NodeProxy
+  answers || fail "no proxy answers on $ADDRESS"
   proxy_mode iptables
   helm uninstall "$RELEASE" --namespace "$SYSTEM" --wait --timeout "${TIMEOUT}s" >/dev/null
+}
+
+chart() { # install | upgrade, FLAG...
+  helm "$1" "$RELEASE" "$CHART" --namespace "$SYSTEM" --set controller.replicas=1 \
+    --set registry.deploy.enabled=true,registry.deploy.image="$SOURCE/$REGISTRY_REPOSITORY:3" \
+    --wait --timeout "${TIMEOUT}s" "${@:2}" >"$work/helm.log"
+}
+
+# Whether the registry answers at the loopback address of each node.
+answers() {
+  local n
+  for n in "${NODES[@]}"; do
+    on_node "$n" curl --silent --insecure --max-time 5 --output /dev/null "https://$ADDRESS/v2/" || return 1
+  done
 }
