@@ -26,6 +26,7 @@ mod image_list;
 mod input;
 mod inspect;
 pub mod inventory;
+mod layer_files;
 mod load;
 mod load_images;
 mod members;
@@ -54,6 +55,7 @@ pub use input::{DiskFile, RandomAccess};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
+pub use layer_files::{LayerFile, layer_files};
 pub use load::{Coordinates, Loaded, Target, load, load_stream, missing};
 pub use load_images::{LoadedImages, load_images};
 pub use members::{Extent, Member, list};

@@ -1,0 +1,4 @@
+//! Installs the operator and its registry in a cluster that has no registry, from one archive.
+
+pub mod install;
+pub mod packed;
