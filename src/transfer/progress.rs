@@ -35,12 +35,12 @@ impl Progress {
         self.total.store(total, Ordering::Relaxed);
     }
 
-    pub(super) fn add_existing(&self, bytes: u64) {
+    pub(crate) fn add_existing(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Subtracts `bytes` that were sent in a failed upload.
-    pub(super) fn subtract_failed(&self, bytes: u64) {
+    pub(crate) fn subtract_failed(&self, bytes: u64) {
         self.done.fetch_sub(bytes, Ordering::Relaxed);
     }
 
