@@ -2,3 +2,5 @@
 
 pub mod install;
 pub mod packed;
+pub mod port_forward;
+pub mod seed;
