@@ -1,7 +1,7 @@
 //! The lines of a connection between a client and a seed.
 //!
 //! The seed sends a greeting. Then the client sends commands, and the seed answers each with one line, after which the lengths of
-//! the files follow where they were asked for. An error ends the connection.
+//! the files follow where they were asked for. A refusal ends the connection, except that of `files` before there is a list.
 //!
 //! | command | followed by | answer |
 //! |---|---|---|

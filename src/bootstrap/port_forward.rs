@@ -136,11 +136,13 @@ impl AsyncRead for Tunnel {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
         if buffer.filled().len() == before
-            && let Poll::Ready(Some(refusal)) = self.refusal.as_mut().poll(context)
+            && let Poll::Ready(refusal) = self.refusal.as_mut().poll(context)
         {
             self.refusal = Box::pin(std::future::pending());
-            let refusal: String = refusal.trim().chars().take(500).collect();
-            return Poll::Ready(Err(io::Error::other(refusal)));
+            if let Some(refusal) = refusal {
+                let refusal: String = refusal.trim().chars().take(500).collect();
+                return Poll::Ready(Err(io::Error::other(refusal)));
+            }
         }
         Poll::Ready(Ok(()))
     }

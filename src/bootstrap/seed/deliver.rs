@@ -24,6 +24,8 @@ use crate::transfer::Progress;
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a file may arrive with another digest.
 const MAX_WRONG_DIGESTS: u32 = 2;
+/// How often the API server may forbid the connection in succession. After a restart it may do so until it has read the roles.
+const MAX_DENIALS: u32 = 5;
 /// Pods that are delivered to at the same time.
 const PARALLEL_PODS: usize = 4;
 
@@ -158,6 +160,11 @@ impl<'a> Delivery<'a> {
             let before = self.best;
             let fault = match self.attempt(to).await {
                 Ok(()) => return Ok(()),
+                Err(Failure::Final(fault))
+                    if fault.reason == Reason::AuthenticationFailed && failures + 1 < MAX_DENIALS =>
+                {
+                    fault
+                }
                 Err(Failure::Final(fault)) => return Err(fault),
                 Err(Failure::Digest(index)) => {
                     let count = wrong.entry(index).or_default();
