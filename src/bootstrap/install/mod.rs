@@ -22,7 +22,7 @@ pub use self::image::InstalledImage;
 pub use self::kind::{KINDS, Kind, Stage};
 pub use self::manifests::MANIFESTS_LIMIT;
 pub use self::object::Object;
-pub use self::secrets::{Existing, Secrets};
+pub use self::secrets::{Existing, PULL_SECRET, Secrets};
 pub use self::storage::{Size, Storage};
 use crate::fault::{Fault, Reason};
 use crate::oci::Digest;
@@ -169,7 +169,7 @@ pub fn helm_values(options: &Options, expose: Expose) -> Value {
     }
     let mut values = json!({
         "image": {"repository": options.operator.repository(), "digest": options.operator.digest.as_str()},
-        "imagePullSecrets": [{"name": secrets::PULL}],
+        "imagePullSecrets": [{"name": secrets::PULL_SECRET}],
         "registry": {"deploy": {
             "enabled": true,
             "image": options.registry.to_string(),

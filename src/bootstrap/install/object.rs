@@ -96,7 +96,7 @@ impl Object {
     }
 
     /// The specification of its pods, if it makes pods.
-    pub(super) fn pod_spec(&self) -> Option<&Value> {
+    pub fn pod_spec(&self) -> Option<&Value> {
         let template = match self.kind.kind {
             "CronJob" => &self.content["spec"]["jobTemplate"]["spec"]["template"],
             "DaemonSet" | "StatefulSet" | "Deployment" | "Job" => &self.content["spec"]["template"],

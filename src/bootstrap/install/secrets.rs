@@ -14,7 +14,7 @@ use super::{ADDRESS, Kind, NAMESPACE, Object, REGISTRY};
 use crate::fault::{Fault, Reason};
 
 /// The Secret with the credentials for pulling.
-pub(super) const PULL: &str = "jackal-operator-registry-pull";
+pub const PULL_SECRET: &str = "jackal-operator-registry-pull";
 const LOGIN: &str = "jackal-operator-registry-login";
 const AUTHORITY: &str = "jackal-operator-registry-ca";
 const TLS: &str = "jackal-operator-registry-tls";
@@ -177,7 +177,7 @@ impl Secrets {
         vec![
             secret(REGISTRY, "Opaque", labels, &users),
             docker(LOGIN, &endpoint, push),
-            docker(PULL, ADDRESS, pull),
+            docker(PULL_SECRET, ADDRESS, pull),
             secret(AUTHORITY, "Opaque", labels, &[("ca.crt", &certificate.trusted)]),
             tls,
         ]
