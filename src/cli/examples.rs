@@ -151,6 +151,13 @@ Examples:
   # Fail where anything differs
   jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst --exit-code --output json";
 
+pub(super) const PREFLIGHT: &str = "\
+Examples:
+  # Whether a package file can be installed in the cluster of the current kubeconfig
+  jackal-operator preflight shop.tar.zst
+  # Another cluster, without a file, as JSON
+  jackal-operator preflight --kubeconfig site.kubeconfig --context site -o json";
+
 pub(super) const SERVE: &str = "\
 Examples:
   # For programs on this machine

@@ -20,12 +20,14 @@ mod inspect;
 mod inventory;
 mod join;
 mod key;
+mod kubeconfig;
 mod limits;
 mod load;
 mod output_file;
 mod pack;
 mod package_file;
 mod part_flags;
+mod preflight;
 mod print;
 mod probe;
 mod progress;
@@ -97,6 +99,7 @@ enum Action {
     Inspect(inspect::Inspect),
     Diff(diff::Diff),
     Serve(serve::Serve),
+    Preflight(preflight::Preflight),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -148,6 +151,7 @@ impl Command {
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

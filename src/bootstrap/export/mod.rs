@@ -1,0 +1,1 @@
+//! Files that distributions of Kubernetes read from the disks of nodes.
