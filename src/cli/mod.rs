@@ -2,6 +2,7 @@
 
 mod agent;
 mod authorities;
+mod bootstrap;
 mod build;
 mod cluster;
 mod completion;
@@ -39,6 +40,7 @@ mod serve;
 mod sign;
 mod signer;
 mod split;
+mod state;
 mod stored;
 mod unpack;
 mod verify;
@@ -100,6 +102,7 @@ enum Action {
     Diff(diff::Diff),
     Serve(serve::Serve),
     Preflight(preflight::Preflight),
+    Bootstrap(bootstrap::Bootstrap),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -151,6 +154,7 @@ impl Command {
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),

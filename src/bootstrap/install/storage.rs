@@ -17,6 +17,37 @@ impl Size {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The number of bytes.
+    pub fn bytes(&self) -> u64 {
+        let (number, unit) = split(&self.0);
+        let factor = UNITS
+            .iter()
+            .find(|(known, _)| *known == unit)
+            .map_or(1, |(_, factor)| *factor);
+        number.parse::<u64>().unwrap_or(0).saturating_mul(factor)
+    }
+}
+
+/// The units of sizes, with their bytes.
+const UNITS: [(&str, u64); 11] = [
+    ("Ki", 1 << 10),
+    ("Mi", 1 << 20),
+    ("Gi", 1 << 30),
+    ("Ti", 1 << 40),
+    ("Pi", 1 << 50),
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
+    ("P", 1_000_000_000_000_000),
+    ("", 1),
+];
+
+/// The number and the unit of a size.
+fn split(text: &str) -> (&str, &str) {
+    let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    text.split_at(text.len() - unit.len())
 }
 
 impl fmt::Display for Size {
@@ -29,11 +60,9 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [&str; 11] = ["Ki", "Mi", "Gi", "Ti", "Pi", "k", "M", "G", "T", "P", ""];
-        let unit = text.trim_start_matches(|letter: char| letter.is_ascii_digit());
-        let number = &text[..text.len() - unit.len()];
+        let (number, unit) = split(text);
         match number.parse::<u64>() {
-            Ok(1..) if UNITS.contains(&unit) => Ok(Self(text.to_owned())),
+            Ok(1..) if UNITS.iter().any(|(known, _)| *known == unit) => Ok(Self(text.to_owned())),
             _ => Err(format!("`{text}` is not a size, such as 20Gi")),
         }
     }
@@ -122,5 +151,7 @@ mod tests {
         ] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
         }
+        let bytes = |text: &str| text.parse::<Size>().unwrap().bytes();
+        assert_eq!((bytes("20Gi"), bytes("5k"), bytes("7")), (20 << 30, 5000, 7));
     }
 }

@@ -18,6 +18,7 @@ pub use self::begin::{Begin, Wanted, begin};
 pub use self::prepare::{Prepared, prepare};
 pub use self::run::{Bootstrap, SeedRequest, Seeds};
 pub use self::settings::{Settings, StorageFlags, storage_of};
+pub use self::upload::Uploaded;
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, DynamicObject};
+use serde_json::Value;
 
 use super::begin::{Begin, Wanted, begin};
 use super::settings::{Settings, storage_of};
 use crate::archive::Archive;
 use crate::bootstrap::cluster::{Access, Cluster, Nodes, State, missing_permissions};
 use crate::bootstrap::install::{
-    Existing, Expose, InstalledImage, KINDS, Kind, LABEL, NAMESPACE, Object, Options, REGISTRY, Secrets, Stage, objects,
+    Existing, Expose, InstalledImage, KINDS, Kind, LABEL, NAMESPACE, Object, Options, REGISTRY, Secrets, Stage,
+    helm_values, objects,
 };
 use crate::bootstrap::packed::{NodeFiles, PackedImages, identity, node_files};
 use crate::fault::{Fault, Reason};
@@ -74,7 +76,8 @@ pub async fn prepare(
     let registry = find(cluster, "StatefulSet", REGISTRY).await?;
     let expose = match settings.expose {
         Some(expose) => expose,
-        None => expose_of(cluster).await?,
+        None if find(cluster, "Service", &format!("{REGISTRY}-nodes")).await?.is_some() => Expose::NodePort,
+        None => settings.recommended,
     };
     let options = Options {
         operator: InstalledImage::new(&images.operator.name, images.operator.root.clone())?,
@@ -118,28 +121,6 @@ pub(super) async fn find(cluster: &Cluster, kind_name: &str, name: &str) -> Resu
     let api = cluster.api(kind(kind_name), Some(NAMESPACE));
     let doing = format!("reading {kind_name} {NAMESPACE}/{name}");
     cluster.call(&doing, async || api.get_opt(name).await).await
-}
-
-/// How nodes reach the registry: as they do already, else as kube-proxy allows.
-async fn expose_of(cluster: &Cluster) -> Result<Expose, Fault> {
-    if find(cluster, "Service", &format!("{REGISTRY}-nodes")).await?.is_some() {
-        return Ok(Expose::NodePort);
-    }
-    let api: Api<ConfigMap> = Api::namespaced(cluster.client().clone(), "kube-system");
-    let map = cluster
-        .call("reading ConfigMap kube-system/kube-proxy", async || {
-            api.get_opt("kube-proxy").await
-        })
-        .await?;
-    let text = map.and_then(|map| map.data?.remove("config.conf")).unwrap_or_default();
-    let other = ["nftables", "ipvs"].iter().any(|mode| {
-        let mode = [format!("mode: {mode}"), format!("mode: \"{mode}\"")];
-        text.lines().any(|line| mode.iter().any(|mode| line.trim() == mode))
-    });
-    Ok(match other {
-        true => Expose::NodeProxy,
-        false => Expose::NodePort,
-    })
 }
 
 /// The Secrets that the cluster has.
@@ -215,9 +196,14 @@ impl Prepared {
         Ok(foreign)
     }
 
+    /// The values with which helm's chart makes the same objects.
+    pub fn helm_values(&self) -> Value {
+        helm_values(&self.options, self.expose)
+    }
+
     /// The state of this installation at `step`.
     pub fn state_at(&self, step: super::Step) -> State {
-        let values = crate::bootstrap::install::helm_values(&self.options, self.expose);
+        let values = self.helm_values();
         let started = match (&self.begin, &self.state) {
             (Begin::Continue, Some(state)) => state.started,
             _ => now(),

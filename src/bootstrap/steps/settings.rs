@@ -6,10 +6,12 @@ use crate::bootstrap::install::{Expose, Size, Storage};
 use crate::fault::{Fault, Reason};
 
 /// How to install.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How nodes reach the registry; `None` for what fits the cluster.
     pub expose: Option<Expose>,
+    /// What fits the cluster.
+    pub recommended: Expose,
     /// Where the registry stores its content.
     pub storage: StorageFlags,
     /// Whether to continue with this archive where another one is not finished.
