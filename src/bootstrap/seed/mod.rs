@@ -7,6 +7,10 @@
 mod connection;
 mod deliver;
 mod file;
+pub mod image;
+pub mod objects;
+#[cfg(test)]
+mod tests;
 
 pub use deliver::{deliver, deliver_to_all};
 pub use file::{ArchiveBlob, FileContent, LocalFile, SeedFile, file_list};
