@@ -2,6 +2,7 @@
 
 mod agent;
 mod authorities;
+mod bootstrap;
 mod build;
 mod cluster;
 mod completion;
@@ -42,6 +43,7 @@ mod serve;
 mod sign;
 mod signer;
 mod split;
+mod state;
 mod stored;
 mod unpack;
 mod verify;
@@ -106,6 +108,7 @@ enum Action {
     GarbageCollect(garbage_collect::GarbageCollect),
     Idle(idle::Idle),
     Preflight(preflight::Preflight),
+    Bootstrap(bootstrap::Bootstrap),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -160,6 +163,7 @@ impl Command {
             Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
             Action::GarbageCollect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Idle(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),

@@ -15,8 +15,8 @@ mod write;
 
 use tokio::io::AsyncWrite;
 
-pub(super) use self::chosen::platforms_of;
-pub use self::chosen::{Chosen, Wanted, choose};
+pub use self::chosen::{Chosen, Wanted, choose, platforms_of};
+pub(super) use self::decompress::decompressed;
 pub use self::layout::write_layout;
 use super::contents::Archive;
 use crate::fault::Fault;
