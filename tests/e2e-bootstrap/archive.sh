@@ -43,12 +43,13 @@ source_images() {
 next_operator() { # VERSION
   local folder="$work/next" from="$SOURCE/$OPERATOR_REPOSITORY:$version"
   mkdir -p "$folder"
-  crane export --insecure "$from" - | tar -C "$folder" -x install 2>/dev/null || true
-  if [ -d "$folder/install" ]; then sed -i "s/$version/$1/g" "$folder"/install/*; fi
-  printf '%s\n' "$1" >"$folder/VERSION"
+  crane export --insecure "$from" - | tar -C "$folder" -x install
+  sed -i "s/$version/$1/g" "$folder"/install/*
   tar -C "$folder" --owner 0 --group 0 -cf "$work/next.tar" .
   crane append --insecure --base "$from" --new_layer "$work/next.tar" --new_tag "$SOURCE/$OPERATOR_REPOSITORY:$1" \
     >/dev/null 2>"$work/crane.log" || fail "cannot make version $1: $(cat "$work/crane.log")"
+  crane mutate --insecure --label "org.opencontainers.image.version=$1" --tag "$SOURCE/$OPERATOR_REPOSITORY:$1" \
+    "$SOURCE/$OPERATOR_REPOSITORY:$1" >/dev/null 2>"$work/crane.log" || fail "cannot label version $1: $(cat "$work/crane.log")"
   rm -r "$folder" "$work/next.tar"
 }
 
@@ -65,13 +66,13 @@ pack() { # FILE VERSION REPOSITORY:TAG...
 }
 
 archive_step() {
-  local registry="$REGISTRY_REPOSITORY:3" hello="$HELLO_REPOSITORY:1"
+  local registry="$REGISTRY_REPOSITORY:3" hello="$HELLO_REPOSITORY:1" next=99.0.0
   step 'Pack the images of the operator, a registry and an application into one file; two versions'
   install_program
   source_images
-  next_operator "$version-next"
+  next_operator "$next"
   pack "$work/site.tar.zst" 1.0.0 "$OPERATOR_REPOSITORY:$version" "$registry" "$hello"
-  pack "$work/next.tar.zst" 2.0.0 "$OPERATOR_REPOSITORY:$version-next" "$registry" "$hello"
+  pack "$work/next.tar.zst" 2.0.0 "$OPERATOR_REPOSITORY:$next" "$registry" "$hello"
   pack "$work/without-operator.tar.zst" 1.0.0 "$registry" "$hello"
   note "$(du -h "$work/site.tar.zst" | cut -f 1) in site.tar.zst: $(jackal-operator inspect "$work/site.tar.zst" --images | paste -sd ' ')"
   # The cluster has no registry.

@@ -35,7 +35,7 @@ bootstrap() { # ARGUMENT...
 
 # Removes everything, and compares with what was there before.
 undo() {
-  bootstrap --undo
+  bootstrap --undo --yes --delete-data
   as_before || { cat "$work/objects.diff" >&2 && fail 'undo left something behind, or removed too much'; }
 }
 
@@ -147,7 +147,7 @@ rollback_step() {
   local before after
   step 'Rollback by the former file'
   before="$(image_of_operator)"
-  bootstrap "$work/site.tar.zst"
+  bootstrap "$work/site.tar.zst" --downgrade
   all_ready
   after="$(image_of_operator)"
   note "$before -> $after"

@@ -83,3 +83,29 @@ operator_image_step() {
   objects >"$work/objects.before"
   refused "operator" "$work/without-operator.tar.zst"
 }
+
+other_cluster_step() {
+  local server="https://$HOST:7443" pid
+  step 'Another cluster at the repetition'
+  # Its namespaces have other UIDs; nothing else of it is needed.
+  server other-etcd "$(part etcd)" --data-dir "$work/other-etcd" --unsafe-no-fsync --log-level warn \
+    --listen-client-urls http://127.0.0.1:12379 --advertise-client-urls http://127.0.0.1:12379 \
+    --listen-peer-urls http://127.0.0.1:12380 --initial-advertise-peer-urls http://127.0.0.1:12380 \
+    --initial-cluster default=http://127.0.0.1:12380
+  server other-apiserver "$(part kube-apiserver)" --etcd-servers http://127.0.0.1:12379 \
+    --bind-address "$HOST" --secure-port 7443 --service-cluster-ip-range 10.96.0.0/16 \
+    --tls-cert-file "$PKI/server.crt" --tls-private-key-file "$PKI/server.key" --client-ca-file "$PKI/ca.crt" \
+    --service-account-key-file "$PKI/service-account.pub" --service-account-signing-key-file "$PKI/service-account.key" \
+    --service-account-issuer https://kubernetes.default.svc --authorization-mode RBAC
+  await other-apiserver ask --cacert "$PKI/ca.crt" --cert "$PKI/admin.crt" --key "$PKI/admin.key" "$server/readyz"
+  kubeconfig "$PKI" "$server" admin >"$work/other.kubeconfig"
+  objects >"$work/objects.before"
+  jackal-operator bootstrap "$work/site.tar.zst" >"$work/bootstrap.log" 2>&1 </dev/null &
+  pid=$!
+  until_true "$TIMEOUT" 'no seeds' seed_runs
+  kill -KILL "$pid"
+  wait "$pid" 2>/dev/null || true
+  refused "another cluster, https://$HOST:6443" "$work/site.tar.zst" --kubeconfig "$work/other.kubeconfig"
+  end_server other-apiserver
+  end_server other-etcd
+}

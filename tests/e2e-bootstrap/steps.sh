@@ -14,7 +14,8 @@ TIMEOUT=180
 CI=(chart_step chart_nftables_step)
 ALL=("${CI[@]}" seed_step repeat_step move_step upgrade_step rollback_step undo_step import_step nftables_step
   killed_step seed_pod_step apiserver_step node_step connection_step
-  disk_step permissions_step admission_step seed_image_step operator_image_step)
+  disk_step permissions_step admission_step seed_image_step operator_image_step
+  other_cluster_step)
 
 run_steps() { # ci | all | STEP...
   local name names=("$@")
