@@ -16,7 +16,9 @@ mod diff;
 mod engine;
 mod examples;
 mod files;
+mod garbage_collect;
 mod have;
+mod idle;
 mod inspect;
 mod inventory;
 mod join;
@@ -32,6 +34,7 @@ mod preflight;
 mod print;
 mod probe;
 mod progress;
+mod proxy;
 mod receipt;
 mod registry_clients;
 mod repair;
@@ -103,6 +106,9 @@ enum Action {
     Serve(serve::Serve),
     Preflight(preflight::Preflight),
     Bootstrap(bootstrap::Bootstrap),
+    Proxy(proxy::Proxy),
+    GarbageCollect(garbage_collect::GarbageCollect),
+    Idle(idle::Idle),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -136,7 +142,7 @@ impl Command {
             return ExitCode::from(EXIT_USAGE);
         }
         let front = match self.action {
-            Action::Controller(_) | Action::Agent(_) => Frontend::Cluster,
+            Action::Controller(_) | Action::Agent(_) | Action::Proxy(_) => Frontend::Cluster,
             _ => Frontend::CommandLine,
         };
         front.choose();
@@ -156,6 +162,9 @@ impl Command {
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::GarbageCollect(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Idle(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
