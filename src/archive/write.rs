@@ -263,7 +263,7 @@ fn is_compressed(start: &[u8]) -> bool {
 }
 
 /// The frame of `content`, compressed unless it is `stored` or gets no shorter.
-async fn frame_of(content: Bytes, stored: bool) -> Result<Bytes, Fault> {
+pub(super) async fn frame_of(content: Bytes, stored: bool) -> Result<Bytes, Fault> {
     if stored {
         return Ok(format::stored(&content));
     }

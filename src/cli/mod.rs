@@ -2,6 +2,8 @@
 
 mod agent;
 mod authorities;
+mod bootstrap;
+mod bootstrap_export;
 mod build;
 mod cluster;
 mod completion;
@@ -98,6 +100,7 @@ enum Action {
     Diff(diff::Diff),
     Serve(serve::Serve),
     Preflight(preflight::Preflight),
+    Bootstrap(bootstrap::Bootstrap),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -149,6 +152,7 @@ impl Command {
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),

@@ -1,0 +1,28 @@
+//! `bootstrap`: installs the operator in a cluster that has no registry.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use super::bootstrap_export::Export;
+
+/// Prepare a cluster that has no registry, from one archive.
+#[derive(Debug, Args)]
+pub(super) struct Bootstrap {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Debug, Subcommand)]
+enum Step {
+    Export(Export),
+}
+
+impl Bootstrap {
+    pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
+        match self.step {
+            Step::Export(command) => command.run(stop).await,
+        }
+    }
+}
