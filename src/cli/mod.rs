@@ -3,6 +3,7 @@
 mod agent;
 mod authorities;
 mod bootstrap;
+mod bootstrap_export;
 mod build;
 mod cluster;
 mod completion;
