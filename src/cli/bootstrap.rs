@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use self::output::Steps;
+use super::bootstrap_export::Export;
 use super::kubeconfig::KubeconfigFlags;
 use super::progress::{Display, Output};
 use super::state::state_folder;
@@ -50,8 +51,10 @@ enum ExposeFlag {
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the cluster, the file or a flag cannot be used, 130 interrupted.
 #[derive(Debug, Args)]
-#[command(after_help = examples::BOOTSTRAP)]
+#[command(after_help = examples::BOOTSTRAP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Bootstrap {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// The archive. Not needed with --undo.
     #[arg(value_name = "FILE", required_unless_present = "undo")]
     file: Option<PathBuf>,
@@ -115,8 +118,17 @@ pub(super) struct Bootstrap {
     output: Output,
 }
 
+/// What does not need a cluster.
+#[derive(Debug, Subcommand)]
+enum Other {
+    Export(Export),
+}
+
 impl Bootstrap {
-    pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
+    pub(super) async fn run(mut self, stop: CancellationToken) -> ExitCode {
+        if let Some(Other::Export(export)) = self.other.take() {
+            return export.run(stop).await;
+        }
         let work = async {
             match self.undo {
                 true => self.remove().await,

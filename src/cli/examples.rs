@@ -172,6 +172,13 @@ Examples:
   # Another cluster, without a file, as JSON
   jackal-operator preflight --kubeconfig site.kubeconfig --context site -o json";
 
+pub(super) const BOOTSTRAP_EXPORT: &str = "\
+Examples:
+  # Files for the nodes of k3s
+  jackal-operator bootstrap export shop.tar.zst --for k3s --to nodes
+  # A file for ctr with one image
+  jackal-operator bootstrap export shop.tar.zst --for containerd --to nodes --image registry.example.com/team/web:1";
+
 pub(super) const SERVE: &str = "\
 Examples:
   # For programs on this machine
