@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod export;
+pub mod import;
 pub mod install;
 pub mod local;
 pub mod packed;

@@ -20,6 +20,7 @@ mod files;
 mod garbage_collect;
 mod have;
 mod idle;
+mod import_images;
 mod inspect;
 mod inventory;
 mod join;
@@ -107,6 +108,7 @@ enum Action {
     Serve(serve::Serve),
     Preflight(preflight::Preflight),
     Bootstrap(bootstrap::Bootstrap),
+    ImportImages(import_images::ImportImages),
     Proxy(proxy::Proxy),
     GarbageCollect(garbage_collect::GarbageCollect),
     Idle(idle::Idle),
@@ -161,6 +163,7 @@ impl Command {
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::ImportImages(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
