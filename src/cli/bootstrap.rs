@@ -23,7 +23,7 @@ use crate::bootstrap::local::{Record, Records};
 use crate::bootstrap::packed::{self, PackedImages};
 use crate::bootstrap::preflight::{Exposure, Report, Status, gather, judge, summarise};
 use crate::bootstrap::steps::{
-    Begin, Bootstrap as Run, Observer as _, Prepared, Seeds, Settings, Step, StorageFlags, prepare,
+    Begin, Bootstrap as Run, NodeSeeds, Observer as _, Prepared, Seeds, Settings, Step, StorageFlags, prepare,
 };
 use crate::fault::{Fault, Reason};
 use crate::oci::Reference;
@@ -254,6 +254,6 @@ impl Bootstrap {
 
     /// The seeds of the cluster.
     fn seeds(&self, cluster: &Cluster) -> Box<dyn Seeds> {
-        Box::new(output::NoSeeds(cluster.clone(), self.seed_image.clone()))
+        Box::new(NodeSeeds::new(cluster.clone(), self.seed_image.clone()))
     }
 }

@@ -18,7 +18,9 @@ use super::run::{SeedRequest, Seeds};
 use crate::bootstrap::cluster::{Cluster, WaitingContainer, ready_pod};
 use crate::bootstrap::packed::{LAYOUT, PROGRAM};
 use crate::bootstrap::seed::image::{by_architecture, candidates, image_failure};
-use crate::bootstrap::seed::objects::{FILES, NAMESPACE, SeedRole, SeedSpec, config_map, daemon_set, labels, namespace};
+use crate::bootstrap::seed::objects::{
+    FILES, NAMESPACE, SeedRole, SeedSpec, config_map, daemon_set, labels, namespace,
+};
 use crate::bootstrap::seed::{deliver_to_all, file_list};
 use crate::fault::{Fault, Reason};
 use crate::transfer::Progress;
@@ -50,7 +52,7 @@ pub struct NodeSeeds {
 /// What the pods of one architecture are doing.
 enum Start {
     /// They all run.
-    Running(Vec<String>),
+    Running,
     /// A node does not have the image, or cannot use it.
     NoImage(String),
 }
@@ -97,15 +99,28 @@ impl NodeSeeds {
         let sets: Api<DaemonSet> = Api::all(self.cluster.client().clone());
         let sets = self.list(&sets, &ListParams::default().limit(5000)).await?;
         let mut images = candidates(&sets, nodes);
-        let own = sets.iter().find(|own| own.name_any() == set && own.namespace().as_deref() == Some(NAMESPACE));
-        let own = own.and_then(|own| own.spec.as_ref()?.template.spec.as_ref()?.containers.first()?.image.clone());
+        let own = sets
+            .iter()
+            .find(|own| own.name_any() == set && own.namespace().as_deref() == Some(NAMESPACE));
+        let own = own.and_then(|own| {
+            own.spec
+                .as_ref()?
+                .template
+                .spec
+                .as_ref()?
+                .containers
+                .first()?
+                .image
+                .clone()
+        });
         if let Some(own) = own
             && let Some(at) = images.iter().position(|image| *image == own)
         {
             images.swap(0, at);
         }
         if images.is_empty() {
-            let message = "no image is known that all nodes have; name one with --seed-image, such as that of the CNI plugin";
+            let message =
+                "no image is known that all nodes have; name one with --seed-image, such as that of the CNI plugin";
             return Err(Fault::stalled(Reason::SourceNotFound, message));
         }
         Ok(images)
@@ -114,14 +129,22 @@ impl NodeSeeds {
     /// The pods of a DaemonSet that are not being deleted.
     async fn pods(&self, set: &str) -> Result<Vec<Pod>, Fault> {
         let selector = format!("app.kubernetes.io/instance={set}");
-        let pods = self.list(&self.api(), &ListParams::default().labels(&selector).limit(5000)).await?;
-        Ok(pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect())
+        let pods: Vec<Pod> = self
+            .list(&self.api(), &ListParams::default().labels(&selector).limit(5000))
+            .await?;
+        Ok(pods
+            .into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+            .collect())
     }
 
     /// How many pods a DaemonSet of `generation` wants; `None` until that is known.
     async fn wanted(&self, set: &str, generation: i64) -> Result<Option<usize>, Fault> {
         let api: Api<DaemonSet> = self.api();
-        let found = self.cluster.call("reading the seed", async || api.get_opt(set).await).await?;
+        let found = self
+            .cluster
+            .call("reading the seed", async || api.get_opt(set).await)
+            .await?;
         let status = found.and_then(|found| found.status).unwrap_or_default();
         let is_current = status.observed_generation >= Some(generation);
         let wanted = usize::try_from(status.desired_number_scheduled).unwrap_or(0);
@@ -150,9 +173,9 @@ impl NodeSeeds {
             if let Some(why) = current.iter().find_map(|pod| image_failure(pod)) {
                 return Ok(Start::NoImage(why));
             }
-            let running: Vec<String> = current.iter().filter(|pod| runs(pod)).map(|pod| pod.name_any()).collect();
-            if wanted.is_some_and(|wanted| running.len() >= wanted) {
-                return Ok(Start::Running(running));
+            let running = current.iter().filter(|pod| runs(pod)).count();
+            if wanted.is_some_and(|wanted| running >= wanted) {
+                return Ok(Start::Running);
             }
             if begin.elapsed() > REFUSED
                 && pods.is_empty()
@@ -169,7 +192,7 @@ impl NodeSeeds {
             if begin.elapsed() > START {
                 let why = current.iter().find_map(|pod| WaitingContainer::of(pod));
                 let why = why.map_or_else(String::new, |waiting| format!("; pod {}: {}", waiting.pod, waiting.why));
-                let message = format!("{} of {} seeds run{why}", running.len(), wanted.unwrap_or(0));
+                let message = format!("{} of {} seeds run{why}", running, wanted.unwrap_or(0));
                 return Err(Fault::retryable(Reason::NodeUnavailable, message));
             }
             tokio::time::sleep(INTERVAL).await;
@@ -182,7 +205,7 @@ impl NodeSeeds {
         for image in images {
             spec.image = image;
             match self.start_pods(&spec).await? {
-                Start::Running(_) => return Ok(spec),
+                Start::Running => return Ok(spec),
                 Start::NoImage(why) => failures.push(format!("{}: {why}", spec.image)),
             }
         }
@@ -203,12 +226,20 @@ impl NodeSeeds {
         let mut since = Instant::now();
         loop {
             let wanted = self.wanted(&set, 0).await?;
-            let pods: Vec<Pod> = self.pods(&set).await?.into_iter().filter(|pod| is_of(pod, spec)).collect();
+            let pods: Vec<Pod> = self
+                .pods(&set)
+                .await?
+                .into_iter()
+                .filter(|pod| is_of(pod, spec))
+                .collect();
             if wanted.is_some_and(|wanted| pods.iter().filter(|pod| is_ready(pod)).count() >= wanted) {
                 return Ok(());
             }
             let open = pods.iter().filter(|pod| runs(pod) && !is_ready(pod));
-            let open: Vec<String> = open.map(|pod| pod.name_any()).filter(|name| !filled.contains(name)).collect();
+            let open: Vec<String> = open
+                .map(|pod| pod.name_any())
+                .filter(|name| !filled.contains(name))
+                .collect();
             if !open.is_empty() {
                 let client = self.cluster.client();
                 match deliver_to_all(client, NAMESPACE, &open, &request.files, progress, &stop).await {
@@ -234,11 +265,15 @@ impl NodeSeeds {
         let api: Api<Namespace> = Api::all(self.cluster.client().clone());
         let read = async || {
             self.cluster
-                .call("reading the namespace of the seed", async || api.get_opt(NAMESPACE).await)
+                .call("reading the namespace of the seed", async || {
+                    api.get_opt(NAMESPACE).await
+                })
                 .await
         };
         let Some(found) = read().await? else { return Ok(false) };
-        let is_ours = labels().iter().all(|(name, value)| found.labels().get(name) == Some(value));
+        let is_ours = labels()
+            .iter()
+            .all(|(name, value)| found.labels().get(name) == Some(value));
         if !is_ours {
             return Ok(false);
         }
@@ -264,7 +299,7 @@ impl NodeSeeds {
     }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Seeds for NodeSeeds {
     async fn start(
         &self,
@@ -273,12 +308,19 @@ impl Seeds for NodeSeeds {
         progress: &Progress,
     ) -> Result<(), Fault> {
         let namespaces: Api<Namespace> = Api::all(self.cluster.client().clone());
-        let found = self.cluster.call("reading the namespace of the seed", async || namespaces.get_opt(NAMESPACE).await);
-        if found.await?.is_some_and(|found| found.metadata.deletion_timestamp.is_some()) {
+        let found = self.cluster.call("reading the namespace of the seed", async || {
+            namespaces.get_opt(NAMESPACE).await
+        });
+        if found
+            .await?
+            .is_some_and(|found| found.metadata.deletion_timestamp.is_some())
+        {
             self.remove_namespace().await?;
         }
         self.apply(&namespaces, &namespace()).await?;
-        let programs = requests.iter().map(|(architecture, request)| (architecture.clone(), request.program.to_vec()));
+        let programs = requests
+            .iter()
+            .map(|(architecture, request)| (architecture.clone(), request.program.to_vec()));
         let programs: ConfigMap = config_map(&programs.collect())?;
         self.apply(&self.api(), &programs).await?;
         let nodes: Api<Node> = Api::all(self.cluster.client().clone());
@@ -320,18 +362,30 @@ fn command(import: bool) -> Vec<String> {
     let (command, flags) = match import {
         true => (
             "import-images",
-            vec!["--pin".to_owned(), format!("--socket={CONTAINERD}"), format!("--listen=127.0.0.1:{IMPORTED_PORT}")],
+            vec![
+                "--pin".to_owned(),
+                format!("--socket={CONTAINERD}"),
+                format!("--listen=127.0.0.1:{IMPORTED_PORT}"),
+            ],
         ),
         false => ("serve", vec![format!("--listen=127.0.0.1:{SERVE_PORT}")]),
     };
-    let mut all = vec![format!("{FILES}/{PROGRAM}"), command.to_owned(), format!("{FILES}/{LAYOUT}")];
+    let mut all = vec![
+        format!("{FILES}/{PROGRAM}"),
+        command.to_owned(),
+        format!("{FILES}/{LAYOUT}"),
+    ];
     all.extend(flags);
     all
 }
 
 /// Whether the pod is not one of an earlier archive, or with another image.
 fn is_of(pod: &Pod, spec: &SeedSpec) -> bool {
-    let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
+    let containers = pod
+        .spec
+        .as_ref()
+        .map(|spec| spec.containers.as_slice())
+        .unwrap_or_default();
     containers.first().is_some_and(|container| {
         let list = spec.list.to_string();
         let command = container.command.as_deref().unwrap_or_default();
@@ -340,7 +394,10 @@ fn is_of(pod: &Pod, spec: &SeedSpec) -> bool {
 }
 
 fn runs(pod: &Pod) -> bool {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
     let mut statuses = statuses.into_iter().flatten();
     statuses.any(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
 }

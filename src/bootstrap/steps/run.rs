@@ -36,7 +36,7 @@ pub struct SeedRequest {
 }
 
 /// The seeds of a cluster.
-#[async_trait]
+#[async_trait(?Send)]
 pub trait Seeds: Send + Sync {
     /// Starts a seed on every node, by architecture, and delivers its files. With `import`, each imports the images into its containerd
     /// and pins them; otherwise it serves them on the node's loopback address. Continues what an earlier call began.

@@ -1,22 +1,17 @@
 //! What `bootstrap` prints.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::bootstrap::cluster::Cluster;
 use crate::bootstrap::install::Object;
 use crate::bootstrap::preflight::{Report, Status};
-use crate::bootstrap::steps::{DoneStep, Observer, Prepared, SeedRequest, Seeds, Step, Uploaded};
+use crate::bootstrap::steps::{DoneStep, Observer, Prepared, Step, Uploaded};
 use crate::cli::print;
 use crate::cli::progress::{Display, Output, bytes};
-use crate::fault::{Fault, Reason};
-use crate::transfer::Progress;
 
 /// Shows steps on standard error, and keeps them for the result.
 pub(super) struct Steps {
@@ -163,21 +158,4 @@ fn shown(object: &Object) -> Value {
         }
     }
     content
-}
-
-/// No seeds.
-pub(super) struct NoSeeds(pub Cluster, pub Option<String>);
-
-#[async_trait]
-impl Seeds for NoSeeds {
-    async fn start(&self, _: &BTreeMap<String, SeedRequest>, _: bool, _: &Progress) -> std::result::Result<(), Fault> {
-        Err(Fault::stalled(
-            Reason::InternalError,
-            "this build has no seeds".to_owned(),
-        ))
-    }
-
-    async fn remove(&self) -> std::result::Result<bool, Fault> {
-        Ok(false)
-    }
 }

@@ -23,7 +23,7 @@ use crate::support::workspace::{CommandResult as _, Workspace};
 /// Seeds of a cluster without nodes.
 struct NoNodes;
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Seeds for NoNodes {
     async fn start(&self, requests: &BTreeMap<String, SeedRequest>, _: bool, _: &Progress) -> Result<(), Fault> {
         let names: Vec<&str> = requests["amd64"].files.iter().map(|file| file.name.as_str()).collect();
