@@ -9,6 +9,7 @@ mod begin;
 mod images;
 mod prepare;
 mod run;
+mod seeds;
 mod settings;
 mod upload;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use self::begin::{Begin, Wanted, begin};
 pub use self::prepare::{Prepared, prepare};
 pub use self::run::{Bootstrap, SeedRequest, Seeds};
+pub use self::seeds::NodeSeeds;
 pub use self::settings::{Settings, StorageFlags, storage_of};
 pub use self::upload::Uploaded;
 

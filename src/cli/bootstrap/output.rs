@@ -1,22 +1,17 @@
 //! What `bootstrap` prints.
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::bootstrap::cluster::Cluster;
 use crate::bootstrap::install::Object;
 use crate::bootstrap::preflight::{Report, Status};
-use crate::bootstrap::steps::{DoneStep, Observer, Prepared, SeedRequest, Seeds, Step, Uploaded};
+use crate::bootstrap::steps::{DoneStep, Observer, Prepared, Step, Uploaded};
 use crate::cli::print;
 use crate::cli::progress::{Display, Output, bytes};
-use crate::fault::{Fault, Reason};
-use crate::transfer::Progress;
 
 /// Shows steps on standard error, and keeps them for the result.
 pub(super) struct Steps {
@@ -141,10 +136,10 @@ pub(super) fn summary(report: &Report) -> String {
 }
 
 /// Prints all objects as YAML, without the values of Secrets.
-pub(super) fn print_objects(prepared: &Prepared) -> anyhow::Result<()> {
+pub(super) fn print_objects(prepared: &Prepared, seeds: &[Object]) -> anyhow::Result<()> {
     let state = prepared.state_at(Step::Preflight).object()?;
     let mut text = String::new();
-    for object in prepared.objects.iter().chain([&state]) {
+    for object in prepared.objects.iter().chain([&state]).chain(seeds) {
         text.push_str("---\n");
         text.push_str(&serde_saphyr::to_string(&shown(object))?);
     }
@@ -162,22 +157,11 @@ fn shown(object: &Object) -> Value {
             }
         }
     }
+    // The program of the seed.
+    let values = content.get_mut("binaryData").and_then(Value::as_object_mut);
+    for value in values.into_iter().flat_map(|values| values.values_mut()) {
+        let length = value.as_str().map_or(0, |text| text.len() / 4 * 3);
+        *value = Value::from(format!("<{length} bytes>"));
+    }
     content
-}
-
-/// No seeds.
-pub(super) struct NoSeeds(pub Cluster, pub Option<String>);
-
-#[async_trait]
-impl Seeds for NoSeeds {
-    async fn start(&self, _: &BTreeMap<String, SeedRequest>, _: bool, _: &Progress) -> std::result::Result<(), Fault> {
-        Err(Fault::stalled(
-            Reason::InternalError,
-            "this build has no seeds".to_owned(),
-        ))
-    }
-
-    async fn remove(&self) -> std::result::Result<bool, Fault> {
-        Ok(false)
-    }
 }
