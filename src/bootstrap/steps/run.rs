@@ -192,12 +192,12 @@ impl Bootstrap<'_> {
         step: Step,
         work: impl AsyncFnOnce() -> Result<String, Fault>,
     ) -> Result<(), Fault> {
-        self.observer.begins(step);
         let begin = Instant::now();
         // A repetition of what is complete leaves it complete.
         if prepared.begin != Begin::Repeat {
             self.cluster.apply(&prepared.state_at(step).object()?).await?;
         }
+        self.observer.begins(step);
         let what = work()
             .await
             .map_err(|fault| fault.with_context(format_args!("step `{}`", step.name())))?;
