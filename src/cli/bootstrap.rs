@@ -20,7 +20,7 @@ use crate::archive::{self, Archive};
 use crate::bootstrap::cluster::Cluster;
 use crate::bootstrap::install::{Expose, Size};
 use crate::bootstrap::local::{Record, Records};
-use crate::bootstrap::packed::{self, PackedImages};
+use crate::bootstrap::packed;
 use crate::bootstrap::preflight::{Exposure, Report, Status, gather, judge, summarise};
 use crate::bootstrap::steps::{
     Begin, Bootstrap as Run, NodeSeeds, Observer as _, Prepared, Seeds, Settings, Step, StorageFlags, prepare,
@@ -71,6 +71,9 @@ pub(super) struct Bootstrap {
     /// privileged.
     #[arg(long)]
     import: bool,
+    /// The path of containerd's socket on the nodes, for --import; k3s and RKE2 have it at /run/k3s/containerd/containerd.sock.
+    #[arg(long, default_value = "/run/containerd/containerd.sock", value_name = "PATH")]
+    containerd_socket: String,
     /// The image of the pods that bring the first images to the nodes. Every node must have it. Default: one that all nodes have.
     #[arg(long, value_name = "IMAGE")]
     seed_image: Option<String>,
@@ -159,45 +162,30 @@ impl Bootstrap {
         };
         records.check(&prepared.archive, &record, self.other_cluster)?;
         let seeds = self.seeds(&cluster);
+        let progress = Arc::new(Progress::default());
+        let run = Run {
+            cluster: &cluster,
+            archive: Arc::clone(&archive),
+            images,
+            settings,
+            seeds: &*seeds,
+            observer: &steps,
+            progress: Arc::clone(&progress),
+        };
         if self.dry_run {
-            output::print_objects(&prepared)?;
-            return Ok(());
+            let seeds = seeds.objects(&run.seed_requests(&prepared)?, self.import).await?;
+            return output::print_objects(&prepared, &seeds);
         }
         self.check(&cluster, &prepared, &report).await?;
         steps.ended(Step::Preflight, output::summary(&report));
         if prepared.begin != Begin::Repeat {
             records.begin(&prepared.archive, &record)?;
         }
-        let uploaded = self
-            .work(&cluster, &archive, images, settings, &*seeds, &steps, &prepared)
-            .await?;
+        let work = run.run(&prepared);
+        let uploaded = steps.display().follow("bootstrap", &progress, work).await?;
         records.end(&prepared.archive, &record.cluster);
         output::report(self.output, &prepared, &uploaded, &steps);
         Ok(())
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    async fn work(
-        &self,
-        cluster: &Cluster,
-        archive: &Arc<Archive>,
-        images: PackedImages,
-        settings: Settings,
-        seeds: &dyn Seeds,
-        steps: &Steps,
-        prepared: &Prepared,
-    ) -> Result<crate::bootstrap::steps::Uploaded, Fault> {
-        let progress = Arc::new(Progress::default());
-        let run = Run {
-            cluster,
-            archive: Arc::clone(archive),
-            images,
-            settings,
-            seeds,
-            observer: steps,
-            progress: Arc::clone(&progress),
-        };
-        steps.display().follow("bootstrap", &progress, run.run(prepared)).await
     }
 
     /// The preflight checks.
@@ -254,6 +242,10 @@ impl Bootstrap {
 
     /// The seeds of the cluster.
     fn seeds(&self, cluster: &Cluster) -> Box<dyn Seeds> {
-        Box::new(NodeSeeds::new(cluster.clone(), self.seed_image.clone()))
+        Box::new(NodeSeeds {
+            cluster: cluster.clone(),
+            image: self.seed_image.clone(),
+            socket: self.containerd_socket.clone(),
+        })
     }
 }

@@ -17,6 +17,8 @@ const MANAGER: &str = "jackal-bootstrap";
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The most objects of a list.
 const LIST_LIMIT: u32 = 500;
+/// How long a namespace may take to be deleted.
+const DELETION: Duration = Duration::from_secs(180);
 /// How often the cluster is asked whether something happened.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -135,6 +137,23 @@ impl Cluster {
                 None => return Ok(found),
             }
         }
+    }
+
+    /// Waits until the object, a namespace, is not being deleted: it takes no objects until then.
+    ///
+    /// # Errors
+    /// A retryable fault that names it.
+    pub async fn wait_until_not_terminating(&self, object: &Object) -> Result<(), Fault> {
+        self.wait(DELETION, async || {
+            let found = self.get(object).await?;
+            Ok(
+                match found.is_some_and(|found| found.metadata.deletion_timestamp.is_some()) {
+                    true => Err(format!("{object} is still being deleted")),
+                    false => Ok(()),
+                },
+            )
+        })
+        .await
     }
 
     /// The result of `request`, which is repeated while the API server does not answer or asks to wait. `doing` says what fails.

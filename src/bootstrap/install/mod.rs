@@ -35,6 +35,8 @@ pub const RELEASE: &str = "jackal-operator";
 pub const REGISTRY: &str = "jackal-operator-registry";
 /// Where nodes pull.
 pub const ADDRESS: &str = "127.0.0.1:31999";
+/// The port of [`ADDRESS`].
+pub const NODE_PORT: u16 = 31999;
 /// The label of every object of the installation. Its value says nothing.
 pub const LABEL: &str = "jackal.dev/bootstrap";
 

@@ -24,8 +24,6 @@ use crate::transfer::Progress;
 
 /// How long a workload may take to be ready.
 const ROLLOUT: Duration = Duration::from_secs(900);
-/// How long an object may take to be deleted.
-const DELETION: Duration = Duration::from_secs(180);
 
 /// What the seeds of one architecture need.
 pub struct SeedRequest {
@@ -38,6 +36,9 @@ pub struct SeedRequest {
 /// The seeds of a cluster.
 #[async_trait(?Send)]
 pub trait Seeds: Send + Sync {
+    /// The objects that [`Seeds::start`] applies first.
+    async fn objects(&self, requests: &BTreeMap<String, SeedRequest>, import: bool) -> Result<Vec<Object>, Fault>;
+
     /// Starts a seed on every node, by architecture, and delivers its files. With `import`, each imports the images into its containerd
     /// and pins them; otherwise it serves them on the node's loopback address. Continues what an earlier call began.
     async fn start(
@@ -76,7 +77,9 @@ impl Bootstrap<'_> {
     /// A fault that says what failed and what to do. A repetition continues.
     pub async fn run(&self, prepared: &Prepared) -> Result<Uploaded, Fault> {
         let namespace: Vec<&Object> = self.of_stage(prepared, |stage| stage == Stage::Namespace);
-        self.wait_until_not_terminating(&namespace).await?;
+        for object in &namespace {
+            self.cluster.wait_until_not_terminating(object).await?;
+        }
         self.apply(&namespace).await?;
         let serves = self.serves(prepared).await? && !self.settings.always_seed;
         let uploaded = match serves {
@@ -189,12 +192,12 @@ impl Bootstrap<'_> {
         step: Step,
         work: impl AsyncFnOnce() -> Result<String, Fault>,
     ) -> Result<(), Fault> {
-        self.observer.begins(step);
         let begin = Instant::now();
         // A repetition of what is complete leaves it complete.
         if prepared.begin != Begin::Repeat {
             self.cluster.apply(&prepared.state_at(step).object()?).await?;
         }
+        self.observer.begins(step);
         let what = work()
             .await
             .map_err(|fault| fault.with_context(format_args!("step `{}`", step.name())))?;
@@ -221,23 +224,6 @@ impl Bootstrap<'_> {
             changed += usize::from(after.metadata.resource_version != before);
         }
         Ok(format!("{changed} of {} objects changed", objects.len()))
-    }
-
-    /// A namespace that is being deleted takes no objects.
-    async fn wait_until_not_terminating(&self, objects: &[&Object]) -> Result<(), Fault> {
-        for object in objects {
-            let wait = self.cluster.wait(DELETION, async || {
-                let found = self.cluster.get(object).await?;
-                Ok(
-                    match found.is_some_and(|found| found.metadata.deletion_timestamp.is_some()) {
-                        true => Err(format!("{object} is still being deleted")),
-                        false => Ok(()),
-                    },
-                )
-            });
-            wait.await?;
-        }
-        Ok(())
     }
 
     /// Whether the registry runs, and every node can pull from it.
@@ -327,7 +313,10 @@ impl Bootstrap<'_> {
     }
 
     /// What the seeds need, by architecture.
-    fn seed_requests(&self, prepared: &Prepared) -> Result<BTreeMap<String, SeedRequest>, Fault> {
+    ///
+    /// # Errors
+    /// A stalled fault that names what the archive lacks.
+    pub fn seed_requests(&self, prepared: &Prepared) -> Result<BTreeMap<String, SeedRequest>, Fault> {
         let options = &prepared.options;
         let images: [(_, &InstalledImage); 2] = [
             (&self.images.operator, &options.operator),

@@ -136,10 +136,10 @@ pub(super) fn summary(report: &Report) -> String {
 }
 
 /// Prints all objects as YAML, without the values of Secrets.
-pub(super) fn print_objects(prepared: &Prepared) -> anyhow::Result<()> {
+pub(super) fn print_objects(prepared: &Prepared, seeds: &[Object]) -> anyhow::Result<()> {
     let state = prepared.state_at(Step::Preflight).object()?;
     let mut text = String::new();
-    for object in prepared.objects.iter().chain([&state]) {
+    for object in prepared.objects.iter().chain([&state]).chain(seeds) {
         text.push_str("---\n");
         text.push_str(&serde_saphyr::to_string(&shown(object))?);
     }
@@ -156,6 +156,12 @@ fn shown(object: &Object) -> Value {
                 *value = Value::from("<redacted>");
             }
         }
+    }
+    // The program of the seed.
+    let values = content.get_mut("binaryData").and_then(Value::as_object_mut);
+    for value in values.into_iter().flat_map(|values| values.values_mut()) {
+        let length = value.as_str().map_or(0, |text| text.len() / 4 * 3);
+        *value = Value::from(format!("<{length} bytes>"));
     }
     content
 }

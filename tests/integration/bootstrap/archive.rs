@@ -88,8 +88,16 @@ pub fn write(folder: &Path, version: &str) {
         ("install/nodeproxy.yaml", manifests()),
     ];
     Layout::new(folder)
-        .image(&format!("ghcr.io/jackal-dev/jackal-operator:{version}"), &labels(version), &files)
-        .image("docker.io/library/registry:3.1.2", &json!({}), &[("registry", b"registry".to_vec())])
+        .image(
+            &format!("ghcr.io/jackal-dev/jackal-operator:{version}"),
+            &labels(version),
+            &files,
+        )
+        .image(
+            "docker.io/library/registry:3.1.2",
+            &json!({}),
+            &[("registry", b"registry".to_vec())],
+        )
         .image("example.com/team/app:1", &json!({}), &[("app", b"app".to_vec())])
         .finish();
 }

@@ -1,11 +1,13 @@
 //! An API server of its own: bootstrap has fixed names, and its removal deletes all packages of the cluster.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jackal_operator::bootstrap::cluster::Cluster;
 use jackal_operator::bootstrap::install::KINDS;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim};
+use kube::ResourceExt as _;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::docker::engines::stack_instance;
 use crate::support::install_tls;
+use crate::support::wait::{SOON, eventually};
 
 /// The API server, while one test uses it.
 pub struct ApiServer {
@@ -71,27 +74,58 @@ impl ApiServer {
         for kind in &KINDS {
             for object in cluster.installed(kind).await.unwrap() {
                 let namespace = object.metadata.namespace.unwrap_or_default();
-                found.push(format!("{} {namespace}/{}", kind.kind, object.metadata.name.unwrap_or_default()));
+                found.push(format!(
+                    "{} {namespace}/{}",
+                    kind.kind,
+                    object.metadata.name.unwrap_or_default()
+                ));
             }
         }
         found
     }
 
-    /// Empties namespaces that are being deleted, which no controller does here.
-    pub async fn finalize_namespace(self: &ApiServer) {
-        let api: Api<Namespace> = Api::all(self.client.clone());
+    /// Creates an object in its namespace.
+    pub async fn create(&self, api_version: &str, plural: &str, object: &Value) {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let resource = ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version: api_version.to_owned(),
+            kind: object["kind"].as_str().unwrap().to_owned(),
+            plural: plural.to_owned(),
+        };
+        let namespace = object["metadata"]["namespace"].as_str().unwrap();
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+        // A new definition is not served at once.
+        eventually(SOON, "the object is created", async || {
+            let created = api.create(&PostParams::default(), &object).await;
+            created.map(|_| ()).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    /// Releases claims and the namespace that are being deleted, as the controllers of a cluster do.
+    pub async fn act_as_controllers(&self) {
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), "jackal-system");
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
         loop {
-            let found = api.get_opt("jackal-system").await.unwrap();
-            if let Some(mut namespace) = found
+            for claim in claims.list(&ListParams::default()).await.unwrap() {
+                if claim.metadata.deletion_timestamp.is_some() {
+                    let _ = claims.patch(&claim.name_any(), &PatchParams::default(), &free).await;
+                }
+            }
+            if let Some(mut namespace) = namespaces.get_opt("jackal-system").await.unwrap()
                 && namespace.metadata.deletion_timestamp.is_some()
             {
                 namespace.spec.get_or_insert_default().finalizers = None;
-                let body = serde_json::to_vec(&namespace).unwrap();
-                let _ = api.replace_subresource("finalize", "jackal-system", &PostParams::default(), &namespace).await;
-                drop(body);
-                return;
+                let params = PostParams::default();
+                let _ = namespaces
+                    .replace_subresource("finalize", "jackal-system", &params, &namespace)
+                    .await;
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -108,14 +142,14 @@ impl ApiServer {
         });
         for (kind, object) in [("ClusterRole", role), ("ClusterRoleBinding", binding)] {
             let kind = KINDS.iter().find(|known| known.kind == kind).unwrap();
-            let resource = kube::api::ApiResource {
+            let resource = ApiResource {
                 group: kind.group().to_owned(),
                 version: kind.version().to_owned(),
                 api_version: kind.api_version.to_owned(),
                 kind: kind.kind.to_owned(),
                 plural: kind.plural.to_owned(),
             };
-            let api: Api<kube::api::DynamicObject> = Api::all_with(self.client.clone(), &resource);
+            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
             let params = PatchParams::apply("test").force();
             api.patch("test-reader", &params, &Patch::Apply(&object)).await.unwrap();
         }

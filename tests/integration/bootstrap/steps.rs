@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use jackal_operator::archive;
-use jackal_operator::bootstrap::install::Expose;
+use jackal_operator::bootstrap::install::{Expose, Object};
 use jackal_operator::bootstrap::packed;
 use jackal_operator::bootstrap::steps::{
     Bootstrap, DoneStep, Observer, SeedRequest, Seeds, Settings, Step, StorageFlags, prepare,
@@ -27,9 +27,16 @@ struct NoNodes;
 impl Seeds for NoNodes {
     async fn start(&self, requests: &BTreeMap<String, SeedRequest>, _: bool, _: &Progress) -> Result<(), Fault> {
         let names: Vec<&str> = requests["amd64"].files.iter().map(|file| file.name.as_str()).collect();
-        assert!(names.contains(&"jackal-operator") && names.contains(&"layout/index.json"), "{names:?}");
+        assert!(
+            names.contains(&"jackal-operator") && names.contains(&"layout/index.json"),
+            "{names:?}"
+        );
         assert_eq!(&requests["amd64"].program[..], b"seed");
         Ok(())
+    }
+
+    async fn objects(&self, _: &BTreeMap<String, SeedRequest>, _: bool) -> Result<Vec<Object>, Fault> {
+        Ok(Vec::new())
     }
 
     async fn remove(&self) -> Result<bool, Fault> {
@@ -121,7 +128,10 @@ async fn an_installation_continues_and_is_removed_completely() {
     assert!(!before.contains_key("Service jackal-operator-registry-nodes"));
     for (earlier, later) in [
         ("ClusterRoleBinding jackal-operator", "Secret jackal-operator-registry"),
-        ("Secret jackal-operator-registry-pull", "StatefulSet jackal-operator-registry"),
+        (
+            "Secret jackal-operator-registry-pull",
+            "StatefulSet jackal-operator-registry",
+        ),
         ("StatefulSet jackal-operator-registry", "Deployment jackal-operator"),
     ] {
         assert!(before[earlier] < before[later], "{earlier} before {later}: {before:?}");
@@ -129,7 +139,10 @@ async fn an_installation_continues_and_is_removed_completely() {
     // A repetition writes only its own state.
     install_objects(&server, &first).await;
     let mut after = versions(&server).await;
-    after.insert("ConfigMap jackal-bootstrap".to_owned(), before["ConfigMap jackal-bootstrap"]);
+    after.insert(
+        "ConfigMap jackal-bootstrap".to_owned(),
+        before["ConfigMap jackal-bootstrap"],
+    );
     assert_eq!(after, before);
     other_archives(&server).await;
     other_cluster(&server, &first).await;
@@ -139,19 +152,35 @@ async fn an_installation_continues_and_is_removed_completely() {
 /// Another archive waits for the one that is not finished.
 async fn other_archives(server: &ApiServer) {
     let other = workspace("0.2.0");
-    let flags = ["bootstrap", "site", "--kubeconfig", server.kubeconfig(), "--dry-run"];
-    let message = other.run(&flags).failed(2);
-    for part in ["the bootstrap of another archive (version 0.1.0, sha256:", "last step was `registry`", "--undo", "--replace"] {
-        assert!(message.contains(part), "{part}: {message}");
-    }
+    let flags = [
+        "bootstrap",
+        "site",
+        "--kubeconfig",
+        server.kubeconfig(),
+        "--dry-run",
+        "--seed-image",
+        "pause:1",
+    ];
+    let parts = [
+        "the bootstrap of another archive (version 0.1.0, sha256:",
+        "last step was `registry`",
+        "--undo",
+        "--replace",
+    ];
+    other.run(&flags).failed(2, &parts);
     other.run(&[&flags[..], &["--replace"]].concat()).succeeded();
     // What the registry stores cannot be changed.
-    let message = other.run(&[&flags[..], &["--replace", "--storage-class", "fast"]].concat()).failed(2);
-    assert!(message.contains("the storage of the registry that the cluster has cannot be changed"), "{message}");
+    let other_class = [&flags[..], &["--replace", "--storage-class", "fast"]].concat();
+    let refusal = "the storage of the registry that the cluster has cannot be changed";
+    other.run(&other_class).failed(2, &[refusal]);
     let earlier = workspace("0.0.9");
-    let message = earlier.run(&[&flags[..], &["--replace"]].concat()).failed(2);
-    assert!(message.contains("to install the earlier version, add --downgrade"), "{message}");
-    earlier.run(&[&flags[..], &["--replace", "--downgrade"]].concat()).succeeded();
+    let replace = [&flags[..], &["--replace"]].concat();
+    earlier
+        .run(&replace)
+        .failed(2, &["to install the earlier version, add --downgrade"]);
+    earlier
+        .run(&[&flags[..], &["--replace", "--downgrade"]].concat())
+        .succeeded();
 }
 
 /// The archive is half installed in another cluster.
@@ -160,10 +189,22 @@ async fn other_cluster(server: &ApiServer, workspace: &Workspace) {
     let identity = packed::identity(&archive).to_string();
     let name = jackal_operator::oci::Digest::of(identity.as_bytes());
     let record = format!(".local/state/jackal-operator/bootstrap/{}.json", name.hex());
-    workspace.write(&record, json!({"cluster": "other", "server": "https://other:6443"}).to_string());
-    let flags = ["bootstrap", "site", "--kubeconfig", server.kubeconfig(), "--dry-run"];
-    let message = workspace.run(&flags).failed(2);
-    assert!(message.contains("not finished in another cluster, https://other:6443"), "{message}");
+    workspace.write(
+        &record,
+        json!({"cluster": "other", "server": "https://other:6443"}).to_string(),
+    );
+    let flags = [
+        "bootstrap",
+        "site",
+        "--kubeconfig",
+        server.kubeconfig(),
+        "--dry-run",
+        "--seed-image",
+        "pause:1",
+    ];
+    workspace
+        .run(&flags)
+        .failed(2, &["not finished in another cluster, https://other:6443"]);
     workspace.run(&[&flags[..], &["--other-cluster"]].concat()).succeeded();
 }
 
@@ -176,28 +217,42 @@ async fn removal(server: &ApiServer, workspace: &Workspace) {
         "spec": {"version": "1.0.0", "components": [{"name": "web", "images": ["example.com/app:1"]}]},
     });
     server.create("jackal.dev/v1alpha1", "jackalpackages", &package).await;
-    let claim = |name: &str, labels: Value| json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name, "namespace": "jackal-system", "labels": labels},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-    });
+    let claim = |name: &str, labels: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": "jackal-system", "labels": labels},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        })
+    };
     let labels = json!({"app.kubernetes.io/instance": "jackal-operator", "app.kubernetes.io/component": "registry"});
-    server.create("v1", "persistentvolumeclaims", &claim("data-jackal-operator-registry-0", labels)).await;
+    server
+        .create(
+            "v1",
+            "persistentvolumeclaims",
+            &claim("data-jackal-operator-registry-0", labels),
+        )
+        .await;
     let undo_flags = ["bootstrap", "--undo", "--kubeconfig", server.kubeconfig()];
-    let message = workspace.run(&undo_flags).failed(2);
-    assert!(message.contains("--undo deletes 1 packages: JackalPackage default/shop; add --yes"), "{message}");
-    let printed = workspace.run(&[&undo_flags[..], &["--yes"]].concat()).succeeded();
-    assert!(printed.contains("removed CustomResourceDefinition jackalpackages.jackal.dev"), "{printed}");
-    assert!(printed.contains("stays: PersistentVolumeClaim jackal-system/data-jackal-operator-registry-0"), "{printed}");
+    let question = "--undo deletes 1 packages: JackalPackage default/shop; add --yes";
+    workspace.run(&undo_flags).failed(2, &[question]);
+    let printed = super::printed(workspace, &[&undo_flags[..], &["--yes"]].concat());
+    assert!(
+        printed.contains("removed CustomResourceDefinition jackalpackages.jackal.dev"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("stays: PersistentVolumeClaim jackal-system/data-jackal-operator-registry-0"),
+        "{printed}"
+    );
     assert_eq!(server.installed().await, ["Namespace /jackal-system"]);
     let removal = Removal { data: true };
     let removed = tokio::select! {
         removed = undo(&cluster, &NoNodes, removal) => removed.unwrap(),
-        () = server.release_claims() => unreachable!(),
+        () = server.act_as_controllers() => unreachable!(),
     };
     assert_eq!(removed.stays, Vec::<String>::new());
     assert_eq!(removed.objects.last().unwrap(), "Namespace jackal-system");
     assert_eq!(server.installed().await, Vec::<String>::new());
-    let printed = workspace.run(&undo_flags).succeeded();
+    let printed = super::printed(workspace, &undo_flags);
     assert_eq!(printed.trim(), "there is nothing to remove");
 }
