@@ -300,7 +300,8 @@ async fn blobs_have_ranges_and_heads() {
     }
 }
 
-#[tokio::test]
+// The recorder runs in this process, and the client blocks.
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_the_request_reaches_the_registry() {
     let registry = TestRegistry::start(Version::V31);
     let recorder = FaultProxy::to(&registry.host, |_| Action::Pass);
