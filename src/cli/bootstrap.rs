@@ -242,10 +242,7 @@ impl Bootstrap {
 
     /// The seeds of the cluster.
     fn seeds(&self, cluster: &Cluster) -> Box<dyn Seeds> {
-        Box::new(NodeSeeds {
-            cluster: cluster.clone(),
-            image: self.seed_image.clone(),
-            socket: self.containerd_socket.clone(),
-        })
+        let socket = self.containerd_socket.clone();
+        Box::new(NodeSeeds::new(cluster.clone(), self.seed_image.clone(), socket))
     }
 }
