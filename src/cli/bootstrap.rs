@@ -6,9 +6,11 @@ use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use super::bootstrap_export::Export;
+use super::examples;
 
 /// Prepare a cluster that has no registry, from one archive.
 #[derive(Debug, Args)]
+#[command(after_help = examples::BOOTSTRAP_EXPORT)]
 pub(super) struct Bootstrap {
     #[command(subcommand)]
     step: Step,

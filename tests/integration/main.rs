@@ -13,6 +13,7 @@ mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
+mod bootstrap;
 mod build;
 mod chart;
 mod cluster;
