@@ -176,7 +176,7 @@ async fn docker_loads_the_file_for_docker() {
 
 #[tokio::test]
 async fn containerd_takes_the_settings_of_the_registry() {
-    let registry = TestRegistry::start_self_signed(Version::V31, &["subjectAltName=DNS:other.example"]);
+    let registry = TestRegistry::start_self_signed(Version::V31, &["subjectAltName=IP:127.0.0.1"]);
     crate::support::image::multi_platform(&registry.repository("web"), "1").await;
     let packed = PackedImages::new().await;
     packed.export("containerd");

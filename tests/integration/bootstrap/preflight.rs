@@ -176,7 +176,7 @@ async fn a_cluster_is_judged() {
     let output = site.preflight(&[]);
     output.succeeded();
     let text = stdout(&output);
-    assert!(text.contains("ok       loopback"), "{text}");
+    assert!(text.contains("ok  loopback "), "{text}");
     assert!(
         text.ends_with("Not checked without FILE: archive, architectures, disk-space, claim-size\n"),
         "{text}"
@@ -288,7 +288,7 @@ async fn what_admission_refuses_is_found_without_storing_anything() {
     };
     site.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "policies" } }));
     site.apply(&endpoints(true));
-    Site::expect(&site.report(2, &[]), "admission-webhooks", "ok", "have endpoints");
+    Site::expect(&site.report(2, &[]), "admission-webhooks", "ok", "has endpoints");
 }
 
 #[tokio::test]
