@@ -207,7 +207,7 @@ async fn a_cluster_is_judged() {
     );
     let report = site.report(
         2,
-        &["shop.tar.zst", "--storage-class", "absent", "--storage-size", "1Mi"],
+        &["shop.tar.zst", "--storage-class", "absent", "--storage-size", "100Ki"],
     );
     let failed = ["node-conditions", "container-runtime", "storage-class", "claim-size"];
     assert_eq!(names(&report, "failure"), failed, "{report:#}");
@@ -386,25 +386,40 @@ async fn a_user_without_rights_gets_a_list() {
     Site::expect(&report, "pod-security", "warning", "cannot be tried");
     assert_eq!(names(&report, "failure"), ["permissions"], "{report:#}");
     assert_eq!(report["expose"], "NodeProxy");
-    // With the rights of an administrator of one namespace and some more, only these are missing.
+    // With some rights, only the others are missing.
+    site.kubectl(&[
+        "create",
+        "clusterrole",
+        "sets",
+        "--verb",
+        "*",
+        "--resource",
+        "daemonsets.apps",
+    ]);
     site.kubectl(&[
         "create",
         "clusterrolebinding",
-        "jane",
+        "sets",
         "--clusterrole",
-        "admin",
+        "sets",
         "--serviceaccount",
         "default:jane",
     ]);
-    let report: Value = serde_json::from_slice(&run(&[]).stdout).unwrap();
+    // The API server reads roles in the background.
+    let report = eventually(SOON, "the role counts", async || {
+        let report: Value = serde_json::from_slice(&run(&[]).stdout).unwrap();
+        match report.to_string().contains("daemonsets.apps in jackal-seed") {
+            false => Ok(report),
+            true => Err(report.to_string()),
+        }
+    })
+    .await;
     Site::expect(
         &report,
         "permissions",
         "failure",
-        "clusterroles.rbac.authorization.k8s.io",
+        "secrets in jackal-system (get, list, create, patch, delete)",
     );
-    let text = report.to_string();
-    assert!(!text.contains("daemonsets.apps in jackal-seed"), "{text}");
     // A user who is not known at all.
     site.workspace.write("jane.kubeconfig", with_token("invalid"));
     let output = run(&[]);
