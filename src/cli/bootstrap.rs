@@ -9,6 +9,8 @@ use super::bootstrap_export::Export;
 use super::examples;
 
 /// Prepare a cluster that has no registry, from one archive.
+///
+/// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::BOOTSTRAP_EXPORT)]
 pub(super) struct Bootstrap {
