@@ -193,6 +193,11 @@ Examples:
   # On a node of a cluster whose chart runs the registry
   jackal-operator proxy --registry jackal-operator-registry.jackal-operator.svc:5001 --ca-file ca.crt --credentials config.json";
 
+pub(super) const IDLE: &str = "\
+Examples:
+  # In a pod whose init container has the image that the node is to keep
+  jackal-operator idle";
+
 pub(super) const GARBAGE_COLLECT: &str = "\
 Examples:
   # Once; it ends after the quarantine

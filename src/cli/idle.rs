@@ -5,9 +5,13 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::examples;
+
 /// Do nothing until a signal: for pods that keep an image on their node.
+///
+/// Exit codes: 0 stopped by a signal.
 #[derive(Debug, Args)]
-#[command(hide = true)]
+#[command(hide = true, after_help = examples::IDLE)]
 pub(super) struct Idle;
 
 impl Idle {

@@ -139,6 +139,7 @@ impl Upstream {
         };
         let uri = self.base.as_str().trim_end_matches('/').to_owned() + &forwarded.target;
         let began = Instant::now();
+        let mut broke = false;
         loop {
             let mut request = Request::new(Empty::new());
             *request.method_mut() = forwarded.method.clone();
@@ -162,6 +163,11 @@ impl Upstream {
             let why = causes(&error);
             if is_tls(&error) {
                 return Err(Failure::Untrusted(why));
+            }
+            if !error.is_connect() && !broke {
+                // The registry may have closed an unused connection just now. GET and HEAD may be sent twice.
+                broke = true;
+                continue;
             }
             if !error.is_connect() || began.elapsed() + RETRY_DELAY >= self.limits.connect {
                 return Err(Failure::Unreachable(why));
@@ -324,11 +330,14 @@ fn causes(error: &Error) -> String {
 fn is_tls(error: &Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+        if error.is::<rustls::Error>() {
             return true;
         }
-        cause = error.source();
+        // The source of an IO error is that of the error inside it.
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
     }
     false
 }
