@@ -238,7 +238,7 @@ fn container(spec: &SeedSpec) -> Container {
         image: Some(spec.image.clone()),
         image_pull_policy: Some("Never".to_owned()),
         command: Some(command),
-        readiness_probe: readiness,
+        readiness_probe: Some(readiness),
         resources: Some(ResourceRequirements {
             requests: quantities(&[("cpu", CPU_REQUEST), ("memory", MEMORY_REQUEST)]),
             limits: quantities(&[("memory", MEMORY_LIMIT)]),
