@@ -59,7 +59,7 @@ struct Report<'a> {
 
 impl ImportImages {
     pub(super) async fn run(self, stop: CancellationToken) -> ExitCode {
-        let listen = self.listen.clone();
+        let listen = self.listen;
         let code = until(stop.clone(), "import-images", self.import()).await;
         let Some(address) = listen.filter(|_| code == ExitCode::SUCCESS) else {
             return code;

@@ -232,7 +232,13 @@ fn failure(name: &str, error: &anyhow::Error) -> ExitCode {
 }
 
 /// Libraries whose logs repeat errors that the operator reports itself.
-const QUIET_LIBRARIES: [&str; 5] = ["rustls", "hyper", "hyper_util", "reqwest", "kube_client::client::builder"];
+const QUIET_LIBRARIES: [&str; 5] = [
+    "rustls",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "kube_client::client::builder",
+];
 
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
     // Any non-empty NO_COLOR disables colours (no-color.org).

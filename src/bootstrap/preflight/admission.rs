@@ -45,7 +45,7 @@ pub(super) fn pod_security(facts: &Facts) -> Check {
         DryRun::Untried(unread) => findings.warning(untried("the namespace", unread), "run the command again"),
     }
     judge_pod(admission, &mut findings);
-    findings.check(NAME)
+    findings.check(NAME, "nothing was tried")
 }
 
 fn judge_pod(admission: &AdmissionFacts, findings: &mut Findings) {
@@ -222,10 +222,13 @@ fn strict_webhooks(facts: &AdmissionFacts) -> Vec<Webhook<'_>> {
 pub(super) fn webhooks(facts: &Facts) -> Check {
     const NAME: &str = "admission-webhooks";
     let admission = &facts.admission;
-    for unread in [admission.validating.as_ref().err(), admission.mutating.as_ref().err()] {
-        if let Some(unread) = unread {
-            return not_read(NAME, "webhookconfigurations", unread);
-        }
+    let unread = admission
+        .validating
+        .as_ref()
+        .err()
+        .or(admission.mutating.as_ref().err());
+    if let Some(unread) = unread {
+        return not_read(NAME, "webhookconfigurations", unread);
     }
     let mut findings = Findings::default();
     let strict = strict_webhooks(admission);
@@ -256,15 +259,10 @@ pub(super) fn webhooks(facts: &Facts) -> Check {
             ),
         }
     }
-    let check = findings.check(NAME);
-    match check.found.is_empty() {
-        true => Check::ok(
-            NAME,
-            match strict.len() {
-                0 => "no webhook must agree to the pods".to_owned(),
-                count => format!("{count} webhooks must agree to the pods, and have endpoints"),
-            },
-        ),
-        false => check,
-    }
+    let nothing = match strict.len() {
+        0 => "no webhook must agree to the pods".to_owned(),
+        1 => "1 webhook must agree to the pods, and has endpoints".to_owned(),
+        count => format!("{count} webhooks must agree to the pods, and have endpoints"),
+    };
+    findings.check(NAME, &nothing)
 }

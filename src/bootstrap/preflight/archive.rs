@@ -152,7 +152,7 @@ pub(super) fn disk(facts: &Facts, archive: &ArchiveSummary) -> Check {
     if fine > 0 {
         findings.ok(format!("{each}, enough on {fine} of them"));
     }
-    findings.check(NAME)
+    findings.check(NAME, "no node")
 }
 
 /// What is known of the space on a node, in bytes.

@@ -89,7 +89,7 @@ pub(super) fn nodes(facts: &Facts) -> Check {
             "the operator serves Linux nodes only; nodes with Windows pull nothing from its registry",
         );
     }
-    findings.check(NAME)
+    findings.check(NAME, "no node")
 }
 
 fn not_ready(node: &Node) -> String {
@@ -134,11 +134,7 @@ pub(super) fn pressures(facts: &Facts) -> Check {
             ),
         }
     }
-    let check = findings.check(NAME);
-    match check.found.is_empty() {
-        true => Check::ok(NAME, format!("no node has {}", PRESSURES.join(", "))),
-        false => check,
-    }
+    findings.check(NAME, &format!("no node has {}", PRESSURES.join(", ")))
 }
 
 /// Whether the operator's image in the archive has the architecture of each node.
@@ -172,7 +168,7 @@ pub(super) fn architectures(facts: &Facts, archive: &ArchiveSummary) -> Check {
             }
         }
     }
-    findings.check(NAME)
+    findings.check(NAME, "no node")
 }
 
 /// Whether the clocks of this machine, the API server and the nodes agree.
@@ -206,7 +202,7 @@ pub(super) fn clocks(facts: &Facts) -> Check {
         }
     }
     judge_leases(facts, clocks, &mut findings);
-    findings.check(NAME)
+    findings.check(NAME, "no node")
 }
 
 /// How far the API server is ahead of this machine, in seconds; zero where the time of the request explains it.

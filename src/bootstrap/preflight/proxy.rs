@@ -11,7 +11,7 @@ use serde::Serialize;
 use self::sources::settings_of;
 use super::facts::Facts;
 use super::report::{Check, Findings};
-use super::runtime::{Runtime, is_linux, name_of};
+use super::runtime::{Runtime, is_linux, name_of, not_read};
 use super::text::names;
 
 /// How container runtimes reach the registry at `127.0.0.1:31999`.
@@ -199,6 +199,9 @@ fn addresses(node: &Node) -> Vec<IpAddr> {
 /// The mode of the proxy on each node.
 pub(super) fn mode(facts: &Facts) -> Check {
     const NAME: &str = "kube-proxy";
+    if let Err(unread) = &facts.nodes {
+        return not_read(NAME, "nodes", unread);
+    }
     let mut modes: BTreeMap<(ProxyMode, String), Vec<String>> = BTreeMap::new();
     for node in facts
         .nodes
@@ -234,7 +237,7 @@ pub(super) fn mode(facts: &Facts) -> Check {
             _ => findings.ok(found),
         }
     }
-    findings.check(NAME)
+    findings.check(NAME, "no node")
 }
 
 /// Whether pods can name images at the loopback address.

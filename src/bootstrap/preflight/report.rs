@@ -6,7 +6,7 @@ use super::proxy::Exposure;
 use super::text::clean;
 
 /// The most characters of what a check found, and of its advice.
-const LENGTH: usize = 1000;
+const LENGTH: usize = 4000;
 /// The page that explains each check, under its name.
 const PAGE: &str = "docs/preflight.md";
 
@@ -134,14 +134,17 @@ impl Findings {
         }
     }
 
-    /// The check; what failed comes first.
-    pub fn check(self, name: &'static str) -> Check {
+    /// The check; what failed comes first. Without any finding it is ok and says `nothing`.
+    pub fn check(self, name: &'static str, nothing: &str) -> Check {
         let status = match (self.failures.is_empty(), self.warnings.is_empty()) {
             (false, _) => Status::Failure,
             (true, false) => Status::Warning,
             (true, true) => Status::Ok,
         };
-        let texts: Vec<String> = [self.failures, self.warnings, self.fine].concat();
+        let mut texts: Vec<String> = [self.failures, self.warnings, self.fine].concat();
+        if texts.is_empty() {
+            texts.push(nothing.to_owned());
+        }
         Check::of(name, status, &texts.join("; "), &self.advice.join("; "))
     }
 }
@@ -157,10 +160,12 @@ mod tests {
         findings.warning("b is old", "renew b");
         findings.failure("c is broken\u{1b}[2J", "repair c");
         findings.failure("d is broken", "repair c");
-        let check = findings.check("nodes");
+        let check = findings.check("nodes", "none");
         assert_eq!(check.status, Status::Failure);
         assert_eq!(check.found, "c is broken\u{fffd}[2J; d is broken; b is old; a is fine");
         assert_eq!(check.advice, "renew b; repair c (docs/preflight.md#nodes)");
+        let nothing = Findings::default().check("nodes", "none");
+        assert_eq!((nothing.status, nothing.found.as_str()), (Status::Ok, "none"));
         let report = Report::new("https://x", None, vec![Check::ok("nodes", "2"), check]);
         assert_eq!(report.status, Status::Failure);
         assert_eq!(report.check("nodes").unwrap().advice, "");

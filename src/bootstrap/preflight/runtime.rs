@@ -148,7 +148,7 @@ pub(super) fn runtimes(facts: &Facts) -> Check {
         };
         judge_runtime(&runtime, found, &mut findings);
     }
-    findings.check(NAME)
+    findings.check(NAME, "no node")
 }
 
 fn judge_runtime(runtime: &Runtime, found: String, findings: &mut Findings) {

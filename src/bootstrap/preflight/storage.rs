@@ -82,7 +82,7 @@ pub(super) fn classes(facts: &Facts, wanted: &Wanted) -> Check {
     };
     let mut findings = Findings::default();
     judge_class(class, facts, wanted, &mut findings);
-    findings.check(NAME)
+    findings.check(NAME, "none")
 }
 
 fn known(classes: &[StorageClass]) -> String {

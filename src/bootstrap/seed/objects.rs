@@ -52,7 +52,7 @@ pub enum SeedRole {
     Import {
         /// The path of containerd's socket on the node, which is the same in the container.
         socket: String,
-        /// The port of 127.0.0.1 that is open when the images are imported. The pod is Ready then.
+        /// The port of 127.0.0.1 that is open when the images are imported. Then the pod is Ready.
         port: u16,
     },
 }
@@ -215,10 +215,7 @@ fn container(spec: &SeedSpec) -> Container {
     };
     let mut mounts = vec![mount("program", PROGRAM, true), mount("files", FILES, false)];
     let (SeedRole::Serve { port } | SeedRole::Import { port, .. }) = &spec.role;
-    if let SeedRole::Import { socket, .. } = &spec.role {
-        mounts.push(mount("containerd", socket, false));
-    }
-    let readiness = Some(Probe {
+    let readiness = Probe {
         period_seconds: Some(2),
         tcp_socket: Some(TCPSocketAction {
             // The kubelet asks in the network of the node.
@@ -226,7 +223,10 @@ fn container(spec: &SeedSpec) -> Container {
             port: IntOrString::Int(i32::from(*port)),
         }),
         ..Probe::default()
-    });
+    };
+    if let SeedRole::Import { socket, .. } = &spec.role {
+        mounts.push(mount("containerd", socket, false));
+    }
     let quantities = |entries: &[(&str, &str)]| {
         let entries = entries
             .iter()
@@ -238,7 +238,7 @@ fn container(spec: &SeedSpec) -> Container {
         image: Some(spec.image.clone()),
         image_pull_policy: Some("Never".to_owned()),
         command: Some(command),
-        readiness_probe: readiness,
+        readiness_probe: Some(readiness),
         resources: Some(ResourceRequirements {
             requests: quantities(&[("cpu", CPU_REQUEST), ("memory", MEMORY_REQUEST)]),
             limits: quantities(&[("memory", MEMORY_LIMIT)]),
@@ -389,7 +389,7 @@ mod tests {
         let socket = "/run/containerd/containerd.sock";
         let (pod, container) = parts(SeedRole::Import {
             socket: socket.to_owned(),
-            port: 31999,
+            port: 31997,
         });
         assert_eq!(container.security_context.unwrap().privileged, Some(true));
         let mounted = container.volume_mounts.unwrap();

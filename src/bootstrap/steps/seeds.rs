@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams};
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::prepare::kind;
@@ -24,6 +25,10 @@ use crate::bootstrap::seed::{deliver_to_all, file_list};
 use crate::fault::{Fault, Reason};
 use crate::transfer::Progress;
 
+/// Where a seed listens when it has imported the images. At [`NODE_PORT`], an installed registry would answer.
+const IMPORTED_PORT: u16 = 31997;
+/// How long the API server may refuse all pods.
+const REFUSED: Duration = Duration::from_secs(15);
 /// How long the pods of one image may take to start.
 const START: Duration = Duration::from_secs(120);
 /// How long the pods may take to serve or import what they received.
@@ -49,6 +54,8 @@ pub struct NodeSeeds {
 struct Group {
     object: Object,
     selector: String,
+    /// The digest of the list of files, an argument of the pods.
+    list: String,
 }
 
 impl NodeSeeds {
@@ -56,7 +63,10 @@ impl NodeSeeds {
         let (_, list) = file_list(&request.files)?;
         let program = format!("{FILES}/{PROGRAM}");
         let layout = format!("{FILES}/{LAYOUT}");
-        let address = format!("127.0.0.1:{NODE_PORT}");
+        let address = match import {
+            true => format!("127.0.0.1:{IMPORTED_PORT}"),
+            false => format!("127.0.0.1:{NODE_PORT}"),
+        };
         let command = match import {
             true => vec![
                 program,
@@ -77,7 +87,7 @@ impl NodeSeeds {
             role: match import {
                 true => SeedRole::Import {
                     socket: self.socket.clone(),
-                    port: NODE_PORT,
+                    port: IMPORTED_PORT,
                 },
                 false => SeedRole::Serve { port: NODE_PORT },
             },
@@ -131,6 +141,7 @@ impl NodeSeeds {
             let spec = self.spec(architecture, request, image.clone(), import)?;
             let object = object_of(&daemon_set(&spec))?;
             let group = Group {
+                list: spec.list.to_string(),
                 selector: format!("app.kubernetes.io/instance={}", object.name),
                 object,
             };
@@ -155,6 +166,7 @@ impl NodeSeeds {
 
     /// Waits until the containers of all pods run. `Some` says why the image cannot be used.
     async fn wait_for_start(&self, group: &Group, image: &str, generation: i64) -> Result<Option<String>, Fault> {
+        let begin = Instant::now();
         let started = self.cluster.wait(START, async || {
             let Some(set) = self.cluster.get(&group.object).await? else {
                 return Ok(Err(format!("{} was deleted", group.object)));
@@ -162,7 +174,10 @@ impl NodeSeeds {
             let number = |field: &str| set.data["status"][field].as_i64().unwrap_or(0);
             let wanted = usize::try_from(number("desiredNumberScheduled")).unwrap_or(0);
             let pods = self.pods(&group.selector).await?;
-            let current: Vec<&Pod> = pods.iter().filter(|pod| has_image(pod, image)).collect();
+            if pods.is_empty() && begin.elapsed() > REFUSED {
+                self.check_refusal().await?;
+            }
+            let current: Vec<&Pod> = pods.iter().filter(|pod| is_of(pod, image, &group.list)).collect();
             if let Some(failure) = current.iter().find_map(|pod| image_failure(pod)) {
                 return Ok(Ok(Some(failure)));
             }
@@ -174,10 +189,30 @@ impl NodeSeeds {
             let why = why.map(|waiting| format!(" (pod {}: {})", waiting.pod, waiting.why));
             Ok(Err(format!(
                 "the seed runs on {running} of {wanted} nodes{}",
-                why.unwrap_or_else(|| refusal(&set))
+                why.unwrap_or_default()
             )))
         });
         started.await
+    }
+
+    /// Fails where the API server refuses the pods.
+    async fn check_refusal(&self) -> Result<(), Fault> {
+        let api: Api<Event> = Api::namespaced(self.cluster.client().clone(), NAMESPACE);
+        let params = ListParams::default().fields("reason=FailedCreate").limit(50);
+        let doing = format!("listing events in {NAMESPACE}");
+        let mut events = self.cluster.call(&doing, async || api.list(&params).await).await?.items;
+        events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+        match events.pop().and_then(|event| event.message) {
+            Some(refusal) => Err(Fault::stalled(
+                Reason::InvalidSpec,
+                format!(
+                    "the cluster refuses the pods of the seed: {}; exempt the namespaces {NAMESPACE} and jackal-system from the policy \
+                     that says this",
+                    refusal.chars().take(500).collect::<String>()
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 
     async fn pods(&self, selector: &str) -> Result<Vec<Pod>, Fault> {
@@ -323,9 +358,13 @@ fn object_of(object: &impl Serialize) -> Result<Object, Fault> {
     Object::new(content, NAMESPACE)
 }
 
-fn has_image(pod: &Pod, image: &str) -> bool {
+/// Whether the pod has that image and receives that list of files, and is not one of an earlier archive.
+fn is_of(pod: &Pod, image: &str, list: &str) -> bool {
     let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    containers.any(|container| container.image.as_deref() == Some(image))
+    containers.any(|container| {
+        let mut command = container.command.iter().flatten();
+        container.image.as_deref() == Some(image) && command.any(|argument| argument == list)
+    })
 }
 
 /// Whether the container of the seed runs.
@@ -339,14 +378,4 @@ fn is_running(pod: &Pod) -> bool {
         .flatten()
         .filter_map(|status| status.state.as_ref());
     states.any(|state| state.running.is_some())
-}
-
-/// Why a DaemonSet made no pods, such as a refusal by an admission policy.
-fn refusal(set: &kube::api::DynamicObject) -> String {
-    let conditions = set.data["status"]["conditions"].as_array().into_iter().flatten();
-    let mut messages = conditions.filter_map(|condition| condition["message"].as_str());
-    messages
-        .next()
-        .map(|message| format!(" ({message})"))
-        .unwrap_or_default()
 }

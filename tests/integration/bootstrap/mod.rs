@@ -1,7 +1,9 @@
 //! `bootstrap` and a real API server. The pods are those of scripts/e2e-bootstrap.
 
 mod archive;
+mod export;
 mod import;
+mod preflight;
 mod server;
 mod steps;
 

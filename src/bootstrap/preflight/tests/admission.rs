@@ -121,7 +121,7 @@ fn webhooks_without_endpoints() {
     let ready = json!([{ "addressType": "IPv4", "endpoints": [{ "addresses": ["10.1.1.1"], "conditions": { "ready": true } }] }]);
     let starting = json!([{ "addressType": "IPv4", "endpoints": [{ "addresses": ["10.1.1.1"], "conditions": { "ready": false } }] }]);
     let facts = with_webhook(json!({}), ready);
-    expect(&facts, "admission-webhooks", Status::Ok, &["1 webhooks must agree"]);
+    expect(&facts, "admission-webhooks", Status::Ok, &["1 webhook must agree"]);
     for endpoints in [json!([]), none(), starting] {
         let facts = with_webhook(json!({}), endpoints);
         let words = [
