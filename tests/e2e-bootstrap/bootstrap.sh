@@ -39,10 +39,20 @@ undo() {
   as_before || { cat "$work/objects.diff" >&2 && fail 'undo left something behind, or removed too much'; }
 }
 
-# What the cluster runs, without what differs between two installations: to compare two results.
+# What the cluster runs, without what differs between two installations.
 installed() {
-  kubectl -n "$SYSTEM" get deployments,daemonsets,statefulsets,services,configmaps,secrets,serviceaccounts -o json |
+  kubectl -n "$SYSTEM" get deployments,daemonsets,statefulsets,services,configmaps,secrets,serviceaccounts,persistentvolumeclaims -o json |
     jq -r '.items[] | "\(.kind) \(.metadata.name) \(.metadata.labels // {}) \([.spec.template.spec // {} | .initContainers[]?, .containers[]? | .image])"' | sort
+}
+
+# Fails if the cluster runs something else than after the first bootstrap.
+same_result() {
+  installed >"$work/installed.now"
+  if [ -e "$work/installed.first" ]; then
+    diff "$work/installed.first" "$work/installed.now" >&2 || fail 'the result differs from that of a bootstrap without a fault'
+  else
+    mv "$work/installed.now" "$work/installed.first"
+  fi
 }
 
 image_of_operator() { kubectl -n "$SYSTEM" get deployment "$RELEASE" -o jsonpath='{.spec.template.spec.containers[0].image}'; }
@@ -91,6 +101,7 @@ seed_step() {
   note "etcd has grown by $((($(etcd_size) - size) / 1024)) KiB"
   all_ready
   if kubectl get namespace jackal-seed >/dev/null 2>&1; then fail 'the seed is still there'; fi
+  same_result
   packed_pods seed
 }
 
@@ -167,7 +178,7 @@ import_step() {
   all_ready
   if kubectl -n "$SYSTEM" get events --field-selector reason=Pulling -o name | grep .; then fail 'a kubelet has pulled'; fi
   for n in "${NODES[@]}"; do
-    node_ctr "$n" images list | grep pinned=pinned | grep -F "$ADDRESS/" | awk '{ print "   " $1 }'
+    node_ctr "$n" images list 2>/dev/null | grep pinned=pinned | grep -F "$ADDRESS/" | awk '{ print "   " $1 }'
   done
   packed_pods imported
   remove_team

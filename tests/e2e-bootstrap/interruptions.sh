@@ -36,6 +36,7 @@ finish_bootstrap() {
   on_laptop tc qdisc del dev eth0 root
   if [ "$code" -ne 0 ]; then bootstrap "$work/site.tar.zst"; fi
   all_ready
+  same_result
   packed_pods interrupted
   remove_team
   undo
@@ -45,16 +46,21 @@ seed_runs() {
   kubectl -n jackal-seed get pods -o json | jq -e '.items | length > 0 and all(.status.phase == "Running")' >/dev/null
 }
 
-# Whether seeds have received something.
-in_delivery() { seed_runs && on_seed_bytes; }
-
-on_seed_bytes() {
-  local n size
-  for n in "${NODES[@]}"; do
-    size="$(du -s "$work/node$n/lib/kubelet/pods" | cut -f 1)"
-    [ "$size" -gt 4000 ] || return 1
-  done
+# Waits until the seeds have received some megabytes.
+await_delivery() {
+  until_true "$TIMEOUT" 'no delivery' in_delivery
+  kill -0 "$running" || fail "bootstrap has ended: $(cat "$work/bootstrap.log")"
+  note "the nodes have received $(for n in "${NODES[@]}"; do received "$n"; done | paste -sd ' ') KiB"
 }
+
+in_delivery() {
+  local n
+  seed_runs || return 1
+  for n in "${NODES[@]}"; do [ "$(received "$n")" -gt 4096 ] || return 1; done
+}
+
+# The size of the volumes of all pods on a node in KiB.
+received() { du -s "$work/node$1/lib/kubelet/pods" | cut -f 1; } # NODE
 
 # Kills bootstrap when it prints a line that no earlier run has printed, until one ends by itself.
 killed_step() {
@@ -84,6 +90,7 @@ killed_step() {
   [ "$code" -eq 0 ] || fail "bootstrap after $kills kills: exit code $code"
   [ "$kills" -ge 12 ] || fail "bootstrap was killed at $kills steps only"
   all_ready
+  same_result
   packed_pods killed
   remove_team
   undo
@@ -92,7 +99,7 @@ killed_step() {
 seed_pod_step() {
   step 'A seed pod is deleted during the delivery'
   background_bootstrap
-  until_true "$TIMEOUT" 'no delivery' in_delivery
+  await_delivery
   kubectl -n jackal-seed delete pods --all --grace-period 0 --force >/dev/null 2>&1
   finish_bootstrap
 }
@@ -100,7 +107,7 @@ seed_pod_step() {
 apiserver_step() {
   step 'The API server restarts during the delivery'
   background_bootstrap
-  until_true "$TIMEOUT" 'no delivery' in_delivery
+  await_delivery
   end_server kube-apiserver
   start_control_plane_apiserver
   finish_bootstrap
@@ -109,7 +116,7 @@ apiserver_step() {
 node_step() {
   step 'The kubelet and the containerd of a node restart during the delivery'
   background_bootstrap
-  until_true "$TIMEOUT" 'no delivery' in_delivery
+  await_delivery
   end_server kubelet1
   end_server containerd1
   start_node_containerd 1
@@ -120,7 +127,7 @@ node_step() {
 connection_step() {
   step 'All connections to the API server are reset during the delivery, and refused for some seconds'
   background_bootstrap
-  until_true "$TIMEOUT" 'no delivery' in_delivery
+  await_delivery
   iptables -I INPUT -s "$LAPTOP" -p tcp --dport 6443 -j REJECT --reject-with tcp-reset
   sleep 3
   iptables -D INPUT -s "$LAPTOP" -p tcp --dport 6443 -j REJECT --reject-with tcp-reset
