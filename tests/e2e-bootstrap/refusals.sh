@@ -9,9 +9,9 @@ refused() { # PATTERN ARGUMENT...
   shift
   started="$(now_ms)"
   jackal-operator bootstrap "$@" >"$work/bootstrap.log" 2>&1 </dev/null || code=$?
-  note "after $(seconds $(($(now_ms) - started))) s, exit code $code: $(tail -n 1 "$work/bootstrap.log")"
   [ "$code" -ne 0 ] || fail "bootstrap $* succeeded"
-  grep -qiE -e "$pattern" "$work/bootstrap.log" || { cat "$work/bootstrap.log" >&2 && fail "no message matches: $pattern"; }
+  grep -qE -e "$pattern" "$work/bootstrap.log" || { cat "$work/bootstrap.log" >&2 && fail "no message matches: $pattern"; }
+  note "after $(seconds $(($(now_ms) - started))) s, exit code $code: $(grep -m 1 -E -e "$pattern" "$work/bootstrap.log")"
   undo
 }
 
@@ -34,7 +34,7 @@ disk_step() {
   step 'Too little disk on one node'
   small_node
   objects >"$work/objects.before"
-  refused 'node3.*(disk|space)' "$work/site.tar.zst"
+  refused '^failure +disk-space .* too little on node3' "$work/site.tar.zst"
   kubectl delete node node3 >/dev/null
   kubectl delete pods --all-namespaces --field-selector spec.nodeName=node3 --grace-period 0 --force >/dev/null 2>&1
   end_server kubelet3
@@ -52,7 +52,7 @@ permissions_step() {
   (cd "$PKI" && certificate reader /CN=reader extendedKeyUsage=clientAuth) 2>"$work/certificates.log"
   kubeconfig "$PKI" "https://$HOST:6443" reader >"$work/reader.kubeconfig"
   objects >"$work/objects.before"
-  refused 'permission|may not|forbidden' "$work/site.tar.zst" --kubeconfig "$work/reader.kubeconfig"
+  refused '^failure +permissions +not allowed' "$work/site.tar.zst" --kubeconfig "$work/reader.kubeconfig"
   kubectl delete clusterrolebinding reader >/dev/null
   objects >"$work/objects.before"
 }
@@ -81,7 +81,7 @@ seed_image_step() {
 operator_image_step() {
   step "An archive without the operator's image"
   objects >"$work/objects.before"
-  refused "operator" "$work/without-operator.tar.zst"
+  refused "the archive has no operator's image" "$work/without-operator.tar.zst"
 }
 
 other_cluster_step() {
