@@ -1,7 +1,10 @@
 //! Responses with other statuses and headers than specified, which are understood.
 
+use std::io::Write as _;
+
+use flate2::write::GzEncoder;
 use futures::TryStreamExt as _;
-use jackal_operator::oci::{Digest, Reference};
+use jackal_operator::oci::{Digest, Reference, media_type};
 use jackal_operator::registry::{Registry, Repository};
 use jackal_operator::source::{ImageSource as _, RegistrySource, RepositoryReader as _};
 use jackal_operator::transfer::RegistryDestination;
@@ -75,6 +78,12 @@ async fn unusual_success_responses_are_understood() {
             input: "a Location with non-ASCII characters",
             expected: "it is followed",
             run: || Box::pin(location_with_non_ascii_characters()),
+        },
+        Case {
+            report: "quay/quay#1310",
+            input: "manifests and tags that the server compresses by gzip",
+            expected: "they are read, and every request asks for content as it is",
+            run: || Box::pin(compressed_documents()),
         },
         Case {
             report: "kubernetes/registry.k8s.io#333",
@@ -235,6 +244,53 @@ async fn concurrently_stored_blob() {
         let stored = repository.upload(known, None, stream(content)).await;
         assert_eq!(stored.unwrap(), (digest, 300_000));
     }
+}
+
+async fn compressed_documents() {
+    let registry = TestRegistry::start(Version::V31);
+    let document = image(&registry.repository("a"), "linux/amd64", noise(1, 1000)).await;
+    let raw = document.raw.clone();
+    let server = ScriptedServer::start(move |request: &RecordedRequest| {
+        let content = match request.path.contains("/tags/list") {
+            true => br#"{"name":"a","tags":["1"]}"#.as_slice(),
+            false => &raw,
+        };
+        let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::default());
+        // What follows is not the manifest any more.
+        let longest = match request.path.ends_with("/long") {
+            true => vec![b' '; 8 << 20],
+            false => Vec::new(),
+        };
+        gzip.write_all(&[content, &longest].concat()).unwrap();
+        let mut content = gzip.finish().unwrap();
+        if request.path.ends_with("/cut") {
+            content.truncate(50);
+        }
+        reply(
+            200,
+            &[("content-encoding", "gzip"), ("content-type", media_type::OCI_MANIFEST)],
+            content,
+        )
+    })
+    .await;
+    let repository = client(&server.host).repository("a");
+    assert_eq!(repository.manifest("1").await.unwrap(), Some(document));
+    assert_eq!(repository.tags(10).await.unwrap(), Some(vec!["1".to_owned()]));
+    for tag in ["long", "cut"] {
+        let error = repository.manifest(tag).await.unwrap_err().to_string();
+        assert!(
+            error.contains("the response is compressed, and is damaged or longer"),
+            "{error}"
+        );
+    }
+    let asked = |request: RecordedRequest| request.headers.get("accept-encoding").cloned();
+    assert!(
+        server
+            .requests()
+            .into_iter()
+            .map(asked)
+            .all(|asked| asked.as_deref() == Some("identity"))
+    );
 }
 
 async fn invalid_digest_header() {
