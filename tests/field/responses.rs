@@ -4,11 +4,12 @@ use std::io::Write as _;
 
 use flate2::write::GzEncoder;
 use futures::TryStreamExt as _;
-use jackal_operator::oci::{Digest, Reference, media_type};
+use jackal_operator::oci::{Descriptor, Digest, Reference, add_referrer, media_type, referrers_tag};
 use jackal_operator::registry::{Registry, Repository};
 use jackal_operator::source::{ImageSource as _, RegistrySource, RepositoryReader as _};
 use jackal_operator::transfer::RegistryDestination;
 
+use super::referrer_lists::{assert_verifies, signed, workspace_with_keys};
 use super::{Case, check};
 use crate::support::fault_proxy::{Action, FaultProxy, first};
 use crate::support::image::{image, multi_platform, noise, put, stream};
@@ -84,6 +85,12 @@ async fn unusual_success_responses_are_understood() {
             input: "manifests and tags that the server compresses by gzip",
             expected: "they are read, and every request asks for content as it is",
             run: || Box::pin(compressed_documents()),
+        },
+        Case {
+            report: "google/go-containerregistry#1697",
+            input: "a listed referrer that is an artifact manifest, beside the signature",
+            expected: "the signature is found",
+            run: || Box::pin(unreadable_referrer()),
         },
         Case {
             report: "kubernetes/registry.k8s.io#333",
@@ -291,6 +298,33 @@ async fn compressed_documents() {
             .map(asked)
             .all(|asked| asked.as_deref() == Some("identity"))
     );
+}
+
+async fn unreadable_referrer() {
+    let folder = workspace_with_keys();
+    let (registry, document) = signed(&folder, Version::V31).await;
+    let repository = registry.repository("app");
+    let artifact = r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","artifactType":"a/b","blobs":[]}"#;
+    let entry = Descriptor::new(
+        "application/vnd.oci.artifact.manifest.v1+json",
+        Digest::of(artifact.as_bytes()),
+        1,
+    );
+    let tag = referrers_tag(document.digest());
+    let listing = repository.manifest(&tag).await.unwrap();
+    let listing = add_referrer(listing.as_ref(), &entry).unwrap().unwrap();
+    let listing = String::from_utf8(listing.raw.to_vec()).unwrap();
+    // The registry stores neither of them.
+    let proxy = FaultProxy::to(&registry.host, move |request| {
+        let answer =
+            |kind: &str, body: &str| Action::Answer(200, vec![("Content-Type", kind.to_owned())], body.to_owned());
+        match request.path.rsplit_once('/') {
+            Some((_, name)) if name == tag => answer(media_type::OCI_INDEX, &listing),
+            Some((_, name)) if name == entry.digest.as_str() => answer(&entry.media_type, artifact),
+            _ => Action::Pass,
+        }
+    });
+    assert_verifies(&folder, &proxy.host);
 }
 
 async fn invalid_digest_header() {
