@@ -278,7 +278,7 @@ mod tests {
             (of(media_type::OCI_EMPTY, &[estargz]), false),
             (of("application/vnd.cncf.helm.config.v1+json", &[]), false),
         ] {
-            assert_eq!(is_container(&[document.clone()]), expected, "{document:?}");
+            assert_eq!(is_container(std::slice::from_ref(&document)), expected, "{document:?}");
         }
     }
 }
