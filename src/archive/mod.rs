@@ -15,6 +15,7 @@
 //! `docker save`. A compressed tar without a seek table ([`StreamTar`]) is decompressed from its beginning; its small documents are kept
 //! when it is listed, so that `load`, which reads in the order of the file, decompresses it twice.
 
+mod attachment;
 mod check;
 mod compare;
 mod contents;

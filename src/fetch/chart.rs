@@ -135,9 +135,17 @@ async fn in_repository(
             let _permit = cache.unpacking.acquire().await;
             let (chart, version) = (spec.name.clone(), spec.version.clone());
             let found = tokio::task::spawn_blocking(move || {
-                index::find(&String::from_utf8_lossy(&content.bytes), &chart, &version)
+                let text = content.decompressed(index::LIMIT);
+                text.map(|text| index::find(&String::from_utf8_lossy(&text), &chart, &version))
             });
             let found = found.await.map_err(|error| no_index(&name, &error.to_string()))?;
+            let damaged = || {
+                no_index(
+                    &name,
+                    &format!("is compressed, and is damaged or longer than {} bytes", index::LIMIT),
+                )
+            };
+            let found = found.ok_or_else(damaged)?;
             let entry = found.map_err(|missing| not_listed(spec, &name, missing.redacted(host.endpoint())))?;
             if let Some(validator) = validator {
                 let entry = entry.clone();

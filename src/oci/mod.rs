@@ -24,6 +24,7 @@ pub use host_pattern::{HostPattern, HostPatternError};
 pub use location::{Location, LocationError, Naming, OmittedTag};
 pub use manifest::{
     Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs, distinct_foreign_layers,
+    total_size,
 };
 pub use package::PACKAGE_OS;
 pub use pattern::matches_pattern;

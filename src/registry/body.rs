@@ -1,6 +1,7 @@
 //! Response bodies that are read into memory. The server decides how long they are, so a process reads only a few long
 //! ones at a time, whatever registries they come from.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::{Error, Kind};
+use super::explanation::{decompress, is_gzip};
 
 /// Bytes of a body that are read without a permit. Nearly all manifests and listings are shorter.
 const SHORT_BODY: usize = 64 * 1024;
@@ -27,6 +29,17 @@ pub struct Body {
     pub bytes: Bytes,
     /// Limits the number of long bodies for as long as this one is in memory.
     _permits: BodyPermits,
+}
+
+impl Body {
+    /// The content, decompressed if it is gzip: some servers compress responses although no request allows it. A compressed
+    /// content of more than `limit` bytes, or a damaged one, gives nothing.
+    pub fn decompressed(&self, limit: usize) -> Option<Bytes> {
+        match decompress(&self.bytes, limit.saturating_add(1)) {
+            (Cow::Borrowed(_), _) => Some(self.bytes.clone()),
+            (Cow::Owned(content), is_whole) => is_whole.then(|| content.into()),
+        }
+    }
 }
 
 /// The permits of one growing body, held until they are dropped.
@@ -78,6 +91,23 @@ pub(super) async fn read_body(
         deadline += waited.elapsed();
         body.extend_from_slice(&chunk);
     }
+}
+
+/// Like [`read_body`], for a document, which is decompressed if it is gzip; `limit` applies to both forms.
+pub(super) async fn read_document(
+    response: &mut reqwest::Response,
+    limit: usize,
+    time_limit: Duration,
+    label: &str,
+) -> Result<Bytes, Error> {
+    let mut body = read_body(response, limit, time_limit, label).await?;
+    if !is_gzip(&body.bytes) {
+        return Ok(body.bytes);
+    }
+    body._permits.grow(limit).await;
+    let detail = || format!("the response is compressed, and is damaged or longer than the limit of {limit} bytes");
+    let content = body.decompressed(limit);
+    content.ok_or_else(|| Error::new(Kind::Protocol, label, detail()))
 }
 
 #[cfg(test)]

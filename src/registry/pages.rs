@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use url::Url;
 
-use super::body::read_body;
+use super::body::read_document;
 use super::client::{Registry, RegistryResponse};
 use super::error::{Error, Kind};
 use super::link::{next_page, normalized_path};
@@ -48,9 +48,9 @@ impl Pages {
     /// Reads the body of a page.
     pub async fn read(&mut self, registry: &Registry, response: &mut RegistryResponse) -> Result<Bytes, Error> {
         let label = response.label.clone();
-        let body = read_body(&mut response.inner, self.remaining_bytes, registry.idle(), &label).await?;
-        self.remaining_bytes -= body.bytes.len();
-        Ok(body.bytes)
+        let body = read_document(&mut response.inner, self.remaining_bytes, registry.idle(), &label).await?;
+        self.remaining_bytes -= body.len();
+        Ok(body)
     }
 
     /// Continues with the page that `response` links to; returns false after the last page. `listed` is the number of

@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{BodyPermits, read_body};
+use super::body::{BodyPermits, read_document};
 use super::client::{Registry, RegistryRequest, RegistryResponse};
 use super::download::Download;
 use super::error::{Error, Kind};
@@ -326,8 +326,7 @@ impl Repository {
     /// The body of `response`, within `limit` bytes and the idle timeout.
     pub(super) async fn body(&self, response: &mut RegistryResponse, limit: usize) -> Result<Bytes, Error> {
         let label = response.label.clone();
-        let body = read_body(&mut response.inner, limit, self.registry.idle(), &label).await?;
-        Ok(body.bytes)
+        read_document(&mut response.inner, limit, self.registry.idle(), &label).await
     }
 }
 
