@@ -82,10 +82,10 @@ impl ChartTexts {
                 return Err(format!("its Chart.yaml has no {field}"));
             }
         }
-        if let Some(text) = own {
-            if let Value::Object(fields) = bounded(&text, "values.yaml")? {
-                chart.values = fields;
-            }
+        if let Some(text) = own
+            && let Value::Object(fields) = bounded(&text, "values.yaml")?
+        {
+            chart.values = fields;
         }
         for (folder, files) in inner {
             // The directory may contain other things too.
