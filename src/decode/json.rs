@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::DecodeError;
 
 /// The byte order mark, which some programs on Windows write.
-const BYTE_ORDER_MARK: char = '\u{feff}';
+pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Maximum nesting depth, as in serde_json.
 const MAX_DEPTH: usize = 128;
 /// The largest integer that a float represents exactly.

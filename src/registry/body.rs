@@ -16,6 +16,11 @@ const SHORT_BODY: usize = 64 * 1024;
 /// Bytes of a body that are read with the first permit: the size limit of a manifest.
 const MANIFEST_SIZE: usize = 4 * 1024 * 1024;
 
+/// How long a body with a permit may take, beside [`MIN_RATE`].
+const GRACE: Duration = Duration::from_secs(60);
+/// Bytes per second that a body with a permit must have: others wait for the permit, whatever timeout this one has.
+const MIN_RATE: u64 = 128 * 1024;
+
 /// Permits for bodies longer than [`SHORT_BODY`].
 static LONG_BODIES: Semaphore = Semaphore::const_new(4);
 /// Additional permit for bodies longer than [`MANIFEST_SIZE`]: indexes of chart repositories, charts, long tag
@@ -47,6 +52,8 @@ impl Body {
 pub struct BodyPermits {
     long: Option<SemaphorePermit<'static>>,
     longest: Option<SemaphorePermit<'static>>,
+    /// When the last permit was acquired, and the length of the body then.
+    acquired: Option<(Instant, usize)>,
 }
 
 impl BodyPermits {
@@ -55,10 +62,21 @@ impl BodyPermits {
         // The semaphores are never closed.
         if length > SHORT_BODY && self.long.is_none() {
             self.long = LONG_BODIES.acquire().await.ok();
+            self.acquired = Some((Instant::now(), length));
         }
         if length > MANIFEST_SIZE && self.longest.is_none() {
             self.longest = LONGEST_BODIES.acquire().await.ok();
+            self.acquired = Some((Instant::now(), length));
         }
+    }
+
+    /// When a body of `length` bytes must have more, if it must end before `deadline`.
+    pub fn deadline(&self, length: usize, deadline: Instant) -> Instant {
+        let Some((at, known)) = self.acquired else {
+            return deadline;
+        };
+        let received = u64::try_from(length.saturating_sub(known)).unwrap_or(u64::MAX);
+        deadline.min(at + GRACE + Duration::from_millis(received.saturating_mul(1000) / MIN_RATE))
     }
 }
 
@@ -73,8 +91,8 @@ pub(super) async fn read_body(
     let mut deadline = Instant::now() + time_limit;
     let mut body = Vec::new();
     loop {
-        let chunk = timeout_at(deadline, response.chunk()).await;
-        let chunk = chunk.map_err(|_| Error::timed_out(label, time_limit))?;
+        let chunk = timeout_at(permits.deadline(body.len(), deadline), response.chunk()).await;
+        let chunk = chunk.map_err(|_| Error::timed_out(label, time_limit.min(GRACE)))?;
         let Some(chunk) = chunk.map_err(|error| Error::transport(label, &error.without_url()))? else {
             return Ok(Body {
                 bytes: body.into(),
@@ -113,6 +131,23 @@ pub(super) async fn read_document(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_with_a_permit_must_keep_flowing() {
+        let now = Instant::now();
+        let (soon, late) = (now + Duration::from_secs(10), now + Duration::from_secs(900));
+        let mut permits = BodyPermits::default();
+        assert_eq!(permits.deadline(1000, late), late);
+        permits.acquired = Some((now, 70_000));
+        assert_eq!(permits.deadline(70_000, late), now + GRACE);
+        assert_eq!(permits.deadline(70_000, soon), soon);
+        let rate = usize::try_from(MIN_RATE).unwrap();
+        assert_eq!(
+            permits.deadline(70_000 + 5 * rate, late),
+            now + GRACE + Duration::from_secs(5)
+        );
+        assert_eq!(permits.deadline(usize::MAX, late), late);
+    }
 
     #[tokio::test]
     async fn long_bodies_wait_for_a_permit() {

@@ -246,7 +246,7 @@ impl Repository {
         let mut deadline: Option<Instant> = None;
         loop {
             let chunk = match deadline {
-                Some(deadline) => timeout_at(deadline, download.chunk()).await,
+                Some(deadline) => timeout_at(permits.deadline(content.len(), deadline), download.chunk()).await,
                 None => Ok(download.chunk().await),
             };
             match chunk.map_err(|_| Error::timed_out(download.label(), time))? {

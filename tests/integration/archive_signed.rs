@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::archive::{Packages, digests, tags};
 use crate::signing::signing_file;
-use crate::support::image::{noise, push, put};
-use crate::support::process::output;
+use crate::support::image::{push, put};
+use crate::support::process::{output, run};
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
 use crate::support::workspace::{CommandResult as _, stderr};
@@ -45,6 +45,17 @@ async fn changed(packages: &Packages, path: &str, content: &[u8]) -> String {
     let changed = Document::parse(None, serde_json::to_vec(&json).unwrap().into()).unwrap();
     put(&repository, &changed, None).await;
     format!("{}/shop@{}", packages.registry.host, changed.digest())
+}
+
+/// The digest of a layer of the package's image.
+async fn layer(packages: &Packages) -> Digest {
+    let repository = packages.registry.repository("team/app");
+    let mut document = repository.manifest("1").await.unwrap().unwrap();
+    if let Some(index) = document.index() {
+        let digest = index.manifests[0].digest.to_string();
+        document = repository.manifest(&digest).await.unwrap().unwrap();
+    }
+    document.manifest().unwrap().layers[0].digest.clone()
 }
 
 #[tokio::test]
@@ -106,7 +117,7 @@ async fn a_package_that_is_not_signed_as_required_is_not_loaded() {
         let repository = to.repository(&format!("{file}/shop"));
         assert_eq!(repository.tags(10).await.unwrap().unwrap(), Vec::<String>::new());
         // It ended before the first layer.
-        let layer = Digest::of(&noise(1, 200_000));
+        let layer = layer(&packages).await;
         assert_eq!(repository.head_blob(&layer).await.unwrap(), None);
     }
     assert!(tags(&to).await.is_empty());
@@ -272,4 +283,33 @@ async fn a_receipt_says_what_was_loaded() {
     let left = std::fs::read_dir(workspace.path(".")).unwrap();
     let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!(left.into_iter().all(|name| !name.ends_with(".partial")));
+}
+
+#[tokio::test]
+async fn what_an_unsigned_package_leaves_out_is_not_mounted() {
+    let packages = packages().await;
+    let workspace = &packages.workspace;
+    let layer = layer(&packages).await;
+    // Somebody else's repository at the site has the layer.
+    let to = TestRegistry::start(Version::V31);
+    let (from, others) = (
+        format!("{}/team/app:1", packages.registry.host),
+        format!("{}/others/app:1", to.host),
+    );
+    run(program("JACKAL_BIN_CRANE"), &["copy", "--insecure", &from, &others]);
+    let flags = ["inventory", &to.host, "--insecure", "--output", "have.json"];
+    workspace.run(&flags).succeeded();
+    packages
+        .pack(&packages.reference, "less.tar.zst", &["--have", "have.json"])
+        .succeeded();
+    let bytes = std::fs::read(workspace.path("less.tar.zst")).unwrap();
+    let prefix = format!("{}/team", to.host);
+    let flags = ["load", "-", "--to", &prefix, "--insecure", "--key", "cosign.pub"];
+    let piped = workspace.run_with(&flags, &bytes);
+    piped.failed(2, &["is not signed as required"]);
+    let repository = to.repository("team/shop");
+    assert_eq!(repository.head_blob(&layer).await.unwrap(), None);
+    let flags = ["load", "-", "--to", &prefix, "--insecure"];
+    workspace.run_with(&flags, &bytes).succeeded();
+    assert!(repository.head_blob(&layer).await.unwrap().is_some());
 }
