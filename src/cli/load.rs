@@ -17,7 +17,7 @@ use super::receipt::{self, ReceiptFlags};
 use super::signer::SignerFlags;
 use super::{UsageError, examples, print, until};
 use crate::archive::{self, Loaded, LoadedImage, LoadedImages, Missing, Reader, Retries};
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, Reference};
 use crate::registry::UploadRecords;
 use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestination};
@@ -113,7 +113,12 @@ impl Load {
         let receipt = self.receipt.prepare().await?;
         let open = self.destinations(&target).await?;
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
-        let within = |fault: Fault| fault.with_context(self.file.display());
+        let within = |mut fault: Fault| {
+            if fault.reason == Reason::VerificationError {
+                fault.message.push_str(". Nothing is published");
+            }
+            fault.with_context(self.file.display())
+        };
         let progress = Arc::new(Progress::default());
         let retries = Retries::new(match target {
             // Files do not come back.
@@ -145,7 +150,7 @@ impl Load {
             }
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
             let work = archive::load_stream(reader, &to, requirement.as_ref(), &progress);
-            vec![display.follow(&name, &progress, work).await?]
+            vec![display.follow(&name, &progress, work).await.map_err(within)?]
         } else {
             let mut archive = archive::open(&self.file).await?;
             if let Some(name) = &self.name {
