@@ -1,28 +1,22 @@
 //! Publishes a package file in a registry or an OCI layout, while it is read.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::contents::Archive;
 use super::coordinates::Coordinates;
 use super::header::Packed;
-use super::image_list::{ImageTree, NamedImage, deliver_from, root_of};
+use super::image_list::NamedImage;
 use super::omitted::{self, CompletedArchive, Missing};
-use super::order::{PackageFile, files_of};
-use super::read::Reader;
+use super::order::files_of;
 use super::retry::Retries;
 use super::signed::SignedFiles;
 use crate::fault::{Fault, Reason};
-use crate::oci::{
-    Compression, Digest, Location, MANIFEST_LIMIT, Naming, Platform, Reference, ReferrersPolicy, distinct_blobs,
-};
-use crate::package::{LAYOUT_INDEX, publish_manifest};
+use crate::oci::{Compression, Digest, Location, Naming, ReferrersPolicy};
+use crate::package::publish_manifest;
 use crate::signing::Requirement;
-use crate::source::{BlobSink, ByteStream, Delivery, ImageSource, Resolved};
+use crate::source::{ByteStream, ImageSource};
 use crate::transfer::{Destination, KnownBlobs, Progress, Transfer, Upload};
 
 /// Where a package file goes.
@@ -92,63 +86,10 @@ pub async fn verify_signatures(archive: &Archive, requirement: &Requirement) -> 
 }
 
 /// Bytes of the files of a package.
-fn content_size(package: &Packed) -> u64 {
+pub(super) fn content_size(package: &Packed) -> u64 {
     let manifest = package.manifest.manifest().into_iter();
     let layers = manifest.flat_map(|manifest| &manifest.layers);
     layers.fold(0, |sum, layer| layer.size.saturating_add(sum))
-}
-
-/// Publishes the package of `reader`, a pipe. Every file is verified before a tag is written, and what exists in the target already
-/// is not sent. With a `requirement`, the package must be signed so; this is known before the first content that does not describe the
-/// package is stored. `progress` counts bytes of content.
-///
-/// # Errors
-/// A fault that names the file or the image.
-pub async fn load_stream(
-    mut reader: Reader,
-    target: &Target<'_>,
-    requirement: Option<&Requirement>,
-    progress: &Progress,
-) -> Result<Loaded, Fault> {
-    let package = reader.package().clone();
-    let coordinates = Coordinates::of(&package, target.prefix)?;
-    progress.set_total(content_size(&package));
-    let destination = (target.open)(&coordinates.repository);
-    let packages = [(&package, coordinates.repository.clone())];
-    omitted::check(&omitted::missing(&packages, None, target).await?, target)?;
-    let mut images = StoredImages::new(Arc::clone(&destination));
-    let mut sent = omitted::place(&package, &*destination, target).await?;
-    let mut unverified = requirement.map(|requirement| (requirement, SignedFiles::default()));
-    let verify = |(requirement, signed): (&Requirement, SignedFiles)| {
-        signed.verify(&package, coordinates.names(target.prefix), requirement)
-    };
-    while let Some(file) = reader.next().await? {
-        if let Some(unverified) = unverified.take_if(|_| !file.is_metadata()) {
-            verify(unverified)?;
-        }
-        let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
-        let is_document = file.path == LAYOUT_INDEX || images.lists(&file.digest);
-        let content = reader
-            .content(&file)
-            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
-            .boxed();
-        sent += match (&mut unverified, is_document) {
-            (Some((_, signed)), _) if SignedFiles::need(&file) => {
-                let content = collect(&file, content).await.map_err(within)?;
-                signed.add(&file, content.clone());
-                destination.keep(&file.digest, content).await.map_err(within)?
-            }
-            (_, true) => images.keep(&file, content).await.map_err(within)?,
-            (_, false) => store(&*destination, &file, content).await.map_err(within)?,
-        };
-    }
-    unverified.map(verify).transpose()?;
-    images.complete().await?;
-    let known = images.known();
-    let roots = images.images.clone();
-    let source: Arc<dyn ImageSource> = Arc::new(images);
-    let locations = publish_images(&source, &roots, &known, target).await?;
-    publish_package(&package, &coordinates, &*destination, locations, sent).await
 }
 
 /// Publishes what `archive` holds: its packages and their images. Content that exists in the target already is not read. A tag is
@@ -258,7 +199,7 @@ pub(super) async fn store_blob<'a>(
 }
 
 /// Publishes the config and the manifest of a package whose files are stored.
-async fn publish_package(
+pub(super) async fn publish_package(
     package: &Packed,
     coordinates: &Coordinates,
     destination: &dyn Destination,
@@ -322,115 +263,4 @@ pub(super) async fn publish_images(
         });
     }
     Ok(loaded)
-}
-
-/// Verifies a file, and stores it unless it is there. Says how many bytes were sent.
-async fn store(destination: &dyn Destination, file: &PackageFile, mut content: ByteStream<'_>) -> Result<u64, Fault> {
-    if destination.holds(&file.digest).await?.is_some() {
-        while content.next().await.transpose()?.is_some() {}
-        return Ok(0);
-    }
-    let upload = Upload {
-        digest: Some(file.digest.clone()),
-        size: Some(file.size),
-        bytes: content,
-    };
-    Ok(destination.upload(upload).await?.1)
-}
-
-/// The images of a package, whose content its repository holds.
-struct StoredImages {
-    repository: Arc<dyn Destination>,
-    images: Vec<NamedImage>,
-    /// The manifests that were listed and not read yet.
-    unread: HashSet<Digest>,
-    tree: ImageTree,
-}
-
-impl StoredImages {
-    fn new(repository: Arc<dyn Destination>) -> Self {
-        Self {
-            repository,
-            images: Vec::new(),
-            unread: HashSet::new(),
-            tree: ImageTree::new(),
-        }
-    }
-
-    fn lists(&self, digest: &Digest) -> bool {
-        self.unread.contains(digest)
-    }
-
-    /// Reads the list of images or one of their manifests, and stores it. Says how many bytes were sent.
-    async fn keep(&mut self, file: &PackageFile, content: ByteStream<'_>) -> Result<u64, Fault> {
-        let raw = collect(file, content).await?;
-        let sent = self.repository.keep(&file.digest, raw.clone()).await?;
-        if file.path == LAYOUT_INDEX {
-            self.images = NamedImage::of_index(&raw)?;
-            self.unread
-                .extend(self.images.iter().map(|image| image.root.digest.clone()));
-        } else {
-            self.add(&file.digest, raw)?;
-        }
-        Ok(sent)
-    }
-
-    fn add(&mut self, digest: &Digest, raw: Bytes) -> Result<(), Fault> {
-        self.unread.remove(digest);
-        let listed = self.tree.add(digest, raw)?.into_iter().map(|entry| entry.digest);
-        let listed = listed.filter(|digest| self.tree.document(digest).is_none());
-        self.unread.extend(listed);
-        Ok(())
-    }
-
-    /// Reads the manifests that came before what lists them, from the repository, which holds them by now. Those that the package
-    /// leaves out stay unread.
-    async fn complete(&mut self) -> Result<(), Fault> {
-        let mut absent = HashSet::new();
-        while let Some(digest) = self.unread.difference(&absent).next().cloned() {
-            match self.repository.blob(&digest, MANIFEST_LIMIT).await? {
-                Some(raw) => self.add(&digest, raw)?,
-                None => drop(absent.insert(digest)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Every blob of the images, which the repository holds.
-    fn known(&self) -> Arc<KnownBlobs> {
-        let known = Arc::<KnownBlobs>::default();
-        for document in self.tree.documents() {
-            for blob in distinct_blobs(std::slice::from_ref(document)) {
-                known.record(&blob.digest, self.repository.repository());
-            }
-        }
-        known
-    }
-}
-
-async fn collect(file: &PackageFile, mut content: ByteStream<'_>) -> Result<Bytes, Fault> {
-    if file.size > MANIFEST_LIMIT as u64 {
-        return Err(Fault::stalled(
-            Reason::SourceFailed,
-            format!("it is longer than the {MANIFEST_LIMIT} bytes of a manifest"),
-        ));
-    }
-    let mut bytes = BytesMut::new();
-    while let Some(chunk) = content.next().await.transpose()? {
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(bytes.freeze())
-}
-
-#[async_trait]
-impl ImageSource for StoredImages {
-    async fn resolve(&self, reference: &Reference, platforms: &[Platform]) -> Result<Resolved, Fault> {
-        let root = root_of(&self.images, reference);
-        self.tree.resolve(reference, root, platforms)
-    }
-
-    async fn deliver(&self, image: &Resolved, sink: &dyn BlobSink) -> Result<Delivery, Fault> {
-        let repository = &self.repository;
-        deliver_from(image, sink, |blob| async move { repository.read(&blob).await }).await
-    }
 }

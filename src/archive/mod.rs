@@ -6,6 +6,9 @@
 //! the definition, its signature, the checksums and the manifests of the images, so that a reader of a pipe can verify them before
 //! the first layer arrives.
 //!
+//! A file may hold several packages ([`Packing`]). Other tools see the first. What the others have beside it is a second tar, each
+//! of whose frames is wrapped in a skippable frame.
+//!
 //! Archives of other tools are read too ([`open`] tells the format by the content): packages of Jackal and Zarf, OCI archives and
 //! layouts, files of `docker save`, archives of hauler. All of them yield [`Contents`]: a tar, and where the content with each digest
 //! lies in it. What a format lacks is made when it is opened: the manifest of a package's artifact, the manifests of images of
@@ -29,16 +32,22 @@ mod inspect;
 pub mod inventory;
 mod load;
 mod load_images;
+mod load_stream;
+pub mod made;
 mod members;
 mod oci_layout;
 mod omitted;
 mod open;
 mod order;
 mod package_tar;
+mod packing;
+mod partial;
 pub mod parts;
 mod read;
+mod resume;
 mod retry;
 mod sboms;
+mod sections;
 mod signed;
 mod stream_tar;
 mod tar_content;
@@ -58,13 +67,17 @@ pub use input::{DiskFile, RandomAccess};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
-pub use load::{Loaded, LoadedImage, Target, load, load_stream, missing, verify_signatures};
+pub use load::{Loaded, LoadedImage, Target, load, missing, verify_signatures};
 pub use load_images::{LoadedImages, load_images};
+pub use load_stream::load_stream;
 pub use members::{Extent, Member, list};
 pub use omitted::Missing;
 pub use open::open;
 pub use order::{PackageFile, files_of};
+pub use packing::{PackageSource, Packing};
+pub use partial::PartialFile;
 pub use read::Reader;
+pub use resume::Kept;
 pub use retry::Retries;
 pub use stream_tar::{StreamCompression, StreamTar};
 pub use tar_content::{PlainTar, SeekableTar, TarContent};

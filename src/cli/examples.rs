@@ -72,6 +72,10 @@ Examples:
   jackal-operator pack registry.example.com/team/shop:1.4.0 --output zarf-package-shop-amd64-1.4.0.tar.zst
   # One that build wrote into an OCI layout
   jackal-operator pack oci:shop:shop:1.4.0 --output shop.tar.zst
+  # One that is built from its definition, with images of registries and engines
+  jackal-operator pack shop.yaml --output shop.tar.zst
+  # Several packages; Zarf reads the first
+  jackal-operator pack registry.example.com/team/shop:1.4.0 oci:tools:tools:2.0.0 --output site.tar.zst
   # Into a pipe
   jackal-operator pack registry.example.com/team/shop:1.4.0 --output - | ssh site tee shop.tar.zst
   # In parts, two of which may get lost

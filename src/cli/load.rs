@@ -113,12 +113,7 @@ impl Load {
         let receipt = self.receipt.prepare().await?;
         let open = self.destinations(&target).await?;
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
-        let within = |mut fault: Fault| {
-            if fault.reason == Reason::VerificationError {
-                fault.message.push_str(". Nothing is published");
-            }
-            fault.with_context(self.file.display())
-        };
+        let within = |fault: Fault| unpublished(fault).with_context(self.file.display());
         let progress = Arc::new(Progress::default());
         let retries = Retries::new(match target {
             // Files do not come back.
@@ -150,7 +145,7 @@ impl Load {
             }
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
             let work = archive::load_stream(reader, &to, requirement.as_ref(), &progress);
-            vec![display.follow(&name, &progress, work).await.map_err(within)?]
+            display.follow(&name, &progress, work).await.map_err(unpublished)?
         } else {
             let mut archive = archive::open(&self.file).await?;
             if let Some(name) = &self.name {
@@ -213,7 +208,9 @@ impl Load {
                     }
                 })
             }
-            Target::Nowhere => return Err(UsageError(format!("--to {}: it names no destination", self.to)).into()),
+            Target::Archive(_) | Target::Nowhere => {
+                return Err(UsageError(format!("--to {}: it names no destination", self.to)).into());
+            }
         })
     }
 
@@ -263,6 +260,14 @@ fn names(target: &Target, images: &[LoadedImage]) -> Vec<String> {
         .iter()
         .flat_map(|image| target.names_of(&image.location))
         .collect()
+}
+
+/// Says what a signature that is not as required means for `load`.
+fn unpublished(mut fault: Fault) -> Fault {
+    if fault.reason == Reason::VerificationError {
+        fault.message.push_str(". Nothing is published");
+    }
+    fault
 }
 
 /// The records of uploads that are not complete, below `XDG_STATE_HOME` (XDG Base Directory Specification); none without a home.

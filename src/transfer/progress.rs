@@ -35,7 +35,7 @@ impl Progress {
         self.total.store(total, Ordering::Relaxed);
     }
 
-    pub(super) fn add_existing(&self, bytes: u64) {
+    pub(crate) fn add_existing(&self, bytes: u64) {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archive_definition;
 mod archive_formats;
 mod archive_have;
 mod archive_inspect;
+mod archive_pack;
 mod archive_parts;
 mod archive_resume;
 mod archive_serve;

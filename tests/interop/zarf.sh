@@ -9,6 +9,7 @@ zarf_steps() {
   check 'zarf package inspect images: every image by the name that it has there' zarf_lists_images
   check 'zarf package pull: a tarball, whole by its own checksums' zarf_pulls
   check 'pack: zarf reads, mirrors and publishes the file' zarf_reads_packed
+  check 'pack of a definition: zarf reads and mirrors the file' zarf_reads_definition
   check 'pack --max-part-size: zarf reads and mirrors the parts' zarf_reads_parts
   check 'zarf package inspect manifests, values-files: what a component holds beside images' zarf_inspects_component
   check 'zarf package verify: an unsigned package' zarf_verifies
@@ -73,6 +74,24 @@ zarf_reads_packed() {
   check_package package zarf.yaml
   oras pull "$DEST/interop@$ZARF_DIGEST" --output registry
   diff -r registry package
+}
+
+# A file that is made of a definition, and one with two packages, of which zarf reads the first.
+zarf_reads_definition() {
+  local file=zarf-package-made-amd64-1.0.0.tar.zst
+  write_package made.yaml made Zarf amd64
+  ours pack made.yaml --insecure-registry "$SOURCE" --output "$file"
+  zarf package inspect definition "$file" >definition.yaml
+  same 'kind and name' 'ZarfPackageConfig made' "$(field definition.yaml '.kind + " " + .metadata.name')"
+  zarf package mirror-resources "$file" --components '*' --images --confirm --registry-url "$OLD/made" \
+    --registry-push-username someone --registry-push-password something
+  check_images "$OLD/made" zarf
+  mkdir package
+  tar --zstd -C package -xf "$file"
+  check_package package zarf.yaml
+  ours pack "$DEST/interop:1.0.0" "$DEST/interop-jackal:1.0.0" --insecure --output zarf-package-two-amd64-1.0.0.tar.zst
+  zarf package inspect definition zarf-package-two-amd64-1.0.0.tar.zst >definition.yaml
+  same 'kind and name' 'ZarfPackageConfig interop' "$(field definition.yaml '.kind + " " + .metadata.name')"
 }
 
 zarf_reads_parts() {

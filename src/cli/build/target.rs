@@ -2,7 +2,9 @@
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::archive::made::MadeFile;
 use crate::cli::UsageError;
 use crate::oci::{Location, Reference, canonical_host, is_host};
 
@@ -14,6 +16,8 @@ pub(in crate::cli) enum Target {
         prefix: String,
     },
     Layout(PathBuf),
+    /// A package file that is made.
+    Archive(Arc<MadeFile>),
     /// No destination: `--check`.
     Nowhere,
 }
@@ -72,7 +76,7 @@ impl Target {
     pub fn address(&self) -> String {
         match self {
             Self::Registry { host, .. } => host.clone(),
-            Self::Layout(_) | Self::Nowhere => String::new(),
+            Self::Layout(_) | Self::Archive(_) | Self::Nowhere => String::new(),
         }
     }
 
@@ -81,7 +85,7 @@ impl Target {
         match self {
             Self::Layout(directory) => format!("oci:{}:{repository}:{tag}", directory.display()),
             Self::Registry { host, .. } => format!("{host}/{repository}:{tag}"),
-            Self::Nowhere => format!("{repository}:{tag}"),
+            Self::Archive(_) | Self::Nowhere => format!("{repository}:{tag}"),
         }
     }
 
