@@ -15,6 +15,7 @@
 //! `docker save`. A compressed tar without a seek table ([`StreamTar`]) is decompressed from its beginning; its small documents are kept
 //! when it is listed, so that `load`, which reads in the order of the file, decompresses it twice.
 
+mod artifact;
 mod check;
 mod compare;
 mod contents;
@@ -43,6 +44,7 @@ mod package_tar;
 mod packing;
 mod partial;
 pub mod parts;
+mod publish;
 mod read;
 mod resume;
 mod retry;
@@ -56,6 +58,7 @@ mod testing;
 pub mod unpack;
 mod write;
 
+pub use artifact::StoredArchive;
 pub use check::{Checked, check};
 pub use compare::compare;
 pub use contents::{Archive, Contents};
@@ -76,6 +79,7 @@ pub use open::open;
 pub use order::{PackageFile, files_of};
 pub use packing::{PackageSource, Packing};
 pub use partial::PartialFile;
+pub use publish::{ArchivedPackage, PublishedImage};
 pub use read::Reader;
 pub use resume::Kept;
 pub use retry::Retries;
