@@ -4,6 +4,7 @@
 
 mod archive;
 mod archive_definition;
+mod archive_differential;
 mod archive_formats;
 mod archive_have;
 mod archive_inspect;

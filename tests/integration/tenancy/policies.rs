@@ -100,7 +100,10 @@ async fn objects_denied_by_policy_are_rejected_by_the_api_server() {
         let mut whole: Value = serde_json::from_str(&package(json!({}), json!({}))).unwrap();
         whole["spec"] = json!({ "from": { "archive": { "oci": oci } } });
         let from = json!({ "archive": { "oci": oci, "digest": digest } });
-        [whole.to_string(), image(json!({ "image": "evil.io/a/b:1", "from": from }))]
+        [
+            whole.to_string(),
+            image(json!({ "image": "evil.io/a/b:1", "from": from })),
+        ]
     };
     for written in archived("evil.io") {
         let output = dry_run(&tenant, &written);
