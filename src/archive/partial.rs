@@ -25,7 +25,7 @@ impl PartialFile {
     /// Opens or creates the file that becomes `target`. `None` where another process writes it.
     ///
     /// # Errors
-    /// When it cannot be created.
+    /// When it cannot be created, or what has its name is not a file of this user under one name.
     pub fn open(target: &Path) -> io::Result<Option<Self>> {
         let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         let mut hidden = OsString::from(".");
@@ -43,10 +43,15 @@ impl PartialFile {
             }
             let opened = file.metadata()?;
             if !opened.is_file() {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("{} is not a regular file", path.display()),
-                ));
+                return Err(unusable(&path, "is not a regular file"));
+            }
+            // Another user may have made it in a folder that both can write to, to change its content later or to have another file
+            // overwritten.
+            if opened.uid() != rustix::process::geteuid().as_raw() {
+                return Err(unusable(&path, "belongs to another user"));
+            }
+            if opened.nlink() > 1 {
+                return Err(unusable(&path, "is a hard link of another file"));
             }
             // Whoever had the lock may have given the file its name.
             let is_same = std::fs::symlink_metadata(&path)
@@ -95,6 +100,12 @@ impl PartialFile {
     }
 }
 
+/// The error for a file that must not be continued.
+fn unusable(path: &Path, why: &str) -> io::Error {
+    let message = format!("{} {why}; remove it", path.display());
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -116,6 +127,10 @@ mod tests {
         second.complete().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"content");
         assert!(!folder.path().join(".shop.tar.zst.partial").exists());
+        std::fs::hard_link(&target, folder.path().join(".shop.tar.zst.partial")).unwrap();
+        let linked = PartialFile::open(&target).unwrap_err().to_string();
+        assert!(linked.contains("is a hard link"), "{linked}");
+        std::fs::remove_file(folder.path().join(".shop.tar.zst.partial")).unwrap();
         std::os::unix::fs::symlink("elsewhere", folder.path().join(".shop.tar.zst.partial")).unwrap();
         assert!(PartialFile::open(&target).is_err());
     }

@@ -223,7 +223,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 pub(super) fn cannot_write(error: &std::io::Error, missing: u64) -> Fault {
     let message = match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => format!(
-            "the file cannot be written, the disk is full: up to {missing} bytes are missing; free them, or write to another disk"
+            "the file cannot be written, the disk is full: up to {missing} bytes are missing; free them and repeat the command, or write \
+             to another disk"
         ),
         _ => format!("the file cannot be written: {error}"),
     };

@@ -199,6 +199,40 @@ async fn verify_requires_signatures_of_whole_files_and_of_parts() {
 }
 
 #[tokio::test]
+async fn every_package_of_a_file_must_be_signed() {
+    let packages = packages().await;
+    let (workspace, host) = (&packages.workspace, &packages.registry.host);
+    signed(&packages);
+    let shop = std::fs::read_to_string(workspace.path("package.yaml")).unwrap();
+    let unsigned = shop.replace("\"name\":\"shop\"", "\"name\":\"unsigned\"");
+    assert_ne!(unsigned, shop);
+    workspace.text_report(&unsigned, host, &[host], &[]);
+    let other = shop.replace("\"name\":\"shop\"", "\"name\":\"other\"");
+    workspace.text_report(&other, host, &[host], &["--key", "cosign.key"]);
+    let pack = |second: &str, file: &str| {
+        let second = format!("{host}/{second}:1.4.0");
+        let flags = ["pack", &packages.reference, &second, "--insecure", "--output", file];
+        workspace.run(&flags).succeeded();
+    };
+    pack("unsigned", "mixed.tar.zst");
+    pack("other", "both.tar.zst");
+    let to = TestRegistry::start(Version::V31);
+    let load = |file: &str| ["load", file, "--to", &to.host, "--insecure", "--key", "cosign.pub"].map(str::to_owned);
+    let words = ["unsigned", "its zarf.yaml has no signature"];
+    let [from_disk, from_pipe] = ["mixed.tar.zst", "-"].map(load);
+    workspace
+        .run(&from_disk.each_ref().map(String::as_str))
+        .failed(2, &words);
+    let piped = from_pipe.each_ref().map(String::as_str);
+    let bytes = std::fs::read(workspace.path("mixed.tar.zst")).unwrap();
+    workspace.run_with(&piped, &bytes).failed(2, &words);
+    assert!(tags(&to).await.is_empty());
+    let bytes = std::fs::read(workspace.path("both.tar.zst")).unwrap();
+    workspace.run_with(&piped, &bytes).succeeded();
+    assert_eq!(digests(&to, ""), digests(&packages.registry, ""));
+}
+
+#[tokio::test]
 async fn a_receipt_says_what_was_loaded() {
     let packages = packages().await;
     let workspace = &packages.workspace;
