@@ -25,6 +25,7 @@ mod differential;
 mod directory;
 mod docker_save;
 pub mod format;
+mod frame_content;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod header;

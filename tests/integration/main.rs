@@ -8,6 +8,7 @@ mod archive_differential;
 mod archive_formats;
 mod archive_have;
 mod archive_inspect;
+mod archive_memory;
 mod archive_pack;
 mod archive_parts;
 mod archive_resume;
