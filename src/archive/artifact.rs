@@ -276,3 +276,37 @@ impl RandomAccess for Layer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Index, Platform};
+
+    fn index(architectures: &[&str]) -> Document {
+        let entries = architectures.iter().map(|architecture| Descriptor {
+            platform: Some(Platform::new("multi", architecture)),
+            ..Descriptor::new(
+                crate::oci::media_type::OCI_MANIFEST,
+                Digest::of(architecture.as_bytes()),
+                1,
+            )
+        });
+        Document::of_index(Index::new(entries.collect())).unwrap()
+    }
+
+    #[test]
+    fn the_package_of_the_architecture_is_chosen() {
+        let chosen = |index: &Document, architecture| {
+            let entry = entry_for(index, architecture, "r.example/shop:1");
+            entry.map(|entry| entry.digest.clone()).map_err(|fault| fault.message)
+        };
+        let (one, two) = (index(&["amd64"]), index(&["amd64", "arm64"]));
+        assert_eq!(chosen(&one, None), Ok(Digest::of(b"amd64")));
+        assert_eq!(chosen(&two, Some("arm64")), Ok(Digest::of(b"arm64")));
+        for (index, architecture) in [(&two, None), (&two, Some("s390x")), (&one, Some("arm64"))] {
+            let message = chosen(index, architecture).unwrap_err();
+            assert!(message.contains("set architecture to one of them"), "{message}");
+        }
+        assert!(chosen(&index(&[]), None).unwrap_err().contains("not one of packages"));
+    }
+}
