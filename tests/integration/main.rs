@@ -26,6 +26,7 @@ mod containerd;
 #[path = "../crash/mod.rs"]
 mod crash;
 mod docker;
+mod examples;
 #[path = "../faults/mod.rs"]
 mod faults;
 #[path = "../field/mod.rs"]
