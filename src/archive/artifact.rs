@@ -284,7 +284,7 @@ mod tests {
 
     fn index(architectures: &[&str]) -> Document {
         let entries = architectures.iter().map(|architecture| Descriptor {
-            platform: Some(Platform::new("multi", architecture)),
+            platform: Some(Platform::new("multi", *architecture)),
             ..Descriptor::new(
                 crate::oci::media_type::OCI_MANIFEST,
                 Digest::of(architecture.as_bytes()),
