@@ -14,6 +14,9 @@ use crate::oci::{Descriptor, Digest, Document, Hasher, MANIFEST_LIMIT, media_typ
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// How often a part of a blob is requested, after temporary failures.
+const RANGE_ATTEMPTS: u32 = 3;
+
 /// The result of a HEAD request.
 enum HeadResult {
     Found(RegistryResponse),
@@ -233,6 +236,41 @@ impl Repository {
     /// a copy. Only the size is verified.
     pub fn unverified_blob(&self, digest: &Digest, size: u64) -> Download {
         self.blob(digest, Some(size)).unverified()
+    }
+
+    /// The `length` bytes of a blob from `offset`. They are not verified. All of them must arrive within the idle timeout.
+    pub async fn blob_range(&self, digest: &Digest, offset: u64, length: usize) -> Result<Bytes, Error> {
+        let Some(last) = (length as u64).checked_sub(1) else {
+            return Ok(Bytes::new());
+        };
+        let mut request = self.blob_request(Method::GET, digest);
+        let range = format!("bytes={offset}-{}", offset.saturating_add(last));
+        if let Ok(range) = range.parse() {
+            request = request.with(RANGE, range);
+        }
+        let mut attempts = 1;
+        loop {
+            match self.part(&request, length).await {
+                Err(error) if error.is_temporary() && attempts < RANGE_ATTEMPTS => attempts += 1,
+                read => return read,
+            }
+        }
+    }
+
+    async fn part(&self, request: &RegistryRequest, length: usize) -> Result<Bytes, Error> {
+        let mut response = self.registry.expect(request, &[200, 206]).await?;
+        if response.status() != 206 {
+            let detail = "the registry does not send parts of blobs (Range)";
+            return Err(Error::new(Kind::Unsupported, response.label, detail));
+        }
+        let bytes = self.body(&mut response, length).await?;
+        match bytes.len() == length {
+            true => Ok(bytes),
+            false => {
+                let detail = format!("the registry sent {} of {length} bytes", bytes.len());
+                Err(Error::new(Kind::Protocol, response.label, detail))
+            }
+        }
     }
 
     /// Reads a blob of at most `limit` bytes, verified. After the first chunk, all of it must arrive within the idle

@@ -9,7 +9,7 @@ use crate::support::image::{push, put};
 use crate::support::process::{output, run};
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::workspace::{CommandResult as _, stderr};
+use crate::support::workspace::{CommandResult as _, all_output, stderr};
 
 /// Packages whose workspace has keys.
 async fn packages() -> Packages {
@@ -100,6 +100,9 @@ async fn a_package_that_is_not_signed_as_required_is_not_loaded() {
         let flags = ["--to", &to.host, "--insecure"];
         let from_disk = workspace.run(&[&["load", file], &flags[..], key].concat());
         from_disk.failed(2, &[words, "Nothing is published"]);
+        let verified = workspace.run(&[&["verify", file], &key[..]].concat());
+        verified.failed(2, &[file, words]);
+        assert!(!all_output(&verified).contains("published"));
         // Nothing at all was sent.
         assert_eq!(to.client().repositories().await.unwrap(), Vec::<String>::new());
     }
@@ -165,6 +168,45 @@ async fn a_package_that_is_not_signed_as_required_is_not_loaded() {
         .pack(&packages.reference, "less.tar.zst", &["--have", "have.json"])
         .succeeded();
     workspace.run(&less).succeeded();
+}
+
+#[tokio::test]
+async fn verify_requires_signatures_of_whole_files_and_of_parts() {
+    let packages = packages().await;
+    let workspace = &packages.workspace;
+    let list = "parts.tar.zst.part000";
+    let pack = || {
+        packages.pack(&packages.reference, "whole.tar.zst", &[]).succeeded();
+        let parts = ["--max-part-size", "100Ki"];
+        packages.pack(&packages.reference, "parts.tar.zst", &parts).succeeded();
+    };
+    pack();
+    for file in ["whole.tar.zst", list] {
+        let verified = workspace.run(&["verify", file, "--key", "cosign.pub"]);
+        verified.failed(2, &[file, "not signed as required", "has no signature"]);
+        workspace.run(&["verify", file]).succeeded();
+    }
+    signed(&packages);
+    pack();
+    for file in ["whole.tar.zst", list] {
+        let verified = workspace.run(&["verify", file, "--key", "cosign.pub", "--output", "json"]);
+        verified.succeeded();
+        let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(report["signed"], true);
+        let text = workspace.run(&["verify", file, "--key", "p384.pub", "--key", "cosign.pub"]);
+        assert!(all_output(&text).contains("is sound and signed as required"));
+        let other = workspace.run(&["verify", file, "--key", "p384.pub"]);
+        other.failed(2, &[file, "it was not made with the ECDSA P-384 key"]);
+    }
+    let part = workspace.run(&["verify", "parts.tar.zst.part001", "--key", "cosign.pub"]);
+    part.failed(2, &["a part alone has no signature; verify parts.tar.zst.part000"]);
+    // The signature says nothing of content that was damaged afterwards.
+    let path = workspace.path("parts.tar.zst.part002");
+    let mut content = std::fs::read(&path).unwrap();
+    content[70_000] ^= 1;
+    std::fs::write(&path, content).unwrap();
+    let damaged = workspace.run(&["verify", list, "--key", "cosign.pub"]);
+    damaged.failed(2, &["part002"]);
 }
 
 #[tokio::test]

@@ -4,9 +4,11 @@
 
 mod archive;
 mod archive_definition;
+mod archive_differential;
 mod archive_formats;
 mod archive_have;
 mod archive_inspect;
+mod archive_memory;
 mod archive_pack;
 mod archive_parts;
 mod archive_resume;
