@@ -106,7 +106,7 @@ test-demo: ## Run the demo, which compares the transferred images with their sou
 	scripts/demo
 
 # The servers of each benchmark. Each benchmark starts and stops its own servers.
-BENCHES := docker-large docker-files containerd-large docker-many one-layer registry-many registry-large sbom archive-serve
+BENCHES := docker-large docker-files containerd-large docker-many one-layer registry-many registry-large sbom archive-serve node-proxy
 BENCH_STACK_docker-large := docker20 registry31
 BENCH_STACK_docker-files := docker20 registry31
 BENCH_STACK_containerd-large := docker-containerd registry31
@@ -116,6 +116,7 @@ BENCH_STACK_registry-many := docker20 registry31
 BENCH_STACK_registry-large := registry31
 BENCH_STACK_sbom := docker20 registry31
 BENCH_STACK_archive-serve := registry31
+BENCH_STACK_node-proxy := registry31
 
 .PHONY: bench
 bench: ## Run all benchmarks of docs/benchmarks.md against other tools; `make bench-docker-large BENCH='5G 3'` runs one.

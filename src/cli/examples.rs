@@ -160,6 +160,23 @@ Examples:
   # With the names that the webhook of Zarf gives to the images of pods
   jackal-operator serve shop.tar.zst --naming zarf";
 
+pub(super) const PROXY: &str = "\
+Examples:
+  # On a node of a cluster whose chart runs the registry
+  jackal-operator proxy --registry jackal-operator-registry.jackal-operator.svc:5001 --ca-file ca.crt --credentials config.json";
+
+pub(super) const IDLE: &str = "\
+Examples:
+  # In a pod whose init container has the image that the node is to keep
+  jackal-operator idle";
+
+pub(super) const GARBAGE_COLLECT: &str = "\
+Examples:
+  # Once; it ends after the quarantine
+  jackal-operator garbage-collect /var/lib/registry
+  # What would be freed
+  jackal-operator garbage-collect /var/lib/registry --dry-run --output json";
+
 pub(super) const VERIFY: &str = "\
 Examples:
   # Verify a signature with a public key

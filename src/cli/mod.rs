@@ -15,7 +15,9 @@ mod diff;
 mod engine;
 mod examples;
 mod files;
+mod garbage_collect;
 mod have;
+mod idle;
 mod inspect;
 mod inventory;
 mod join;
@@ -29,6 +31,7 @@ mod part_flags;
 mod print;
 mod probe;
 mod progress;
+mod proxy;
 mod receipt;
 mod registry_clients;
 mod repair;
@@ -97,6 +100,9 @@ enum Action {
     Inspect(inspect::Inspect),
     Diff(diff::Diff),
     Serve(serve::Serve),
+    Proxy(proxy::Proxy),
+    GarbageCollect(garbage_collect::GarbageCollect),
+    Idle(idle::Idle),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -130,7 +136,7 @@ impl Command {
             return ExitCode::from(EXIT_USAGE);
         }
         let front = match self.action {
-            Action::Controller(_) | Action::Agent(_) => Frontend::Cluster,
+            Action::Controller(_) | Action::Agent(_) | Action::Proxy(_) => Frontend::Cluster,
             _ => Frontend::CommandLine,
         };
         front.choose();
@@ -148,6 +154,9 @@ impl Command {
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::GarbageCollect(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Idle(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

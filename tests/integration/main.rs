@@ -31,8 +31,10 @@ mod examples;
 mod faults;
 #[path = "../field/mod.rs"]
 mod field;
+mod garbage;
 mod gitops;
 mod invalid_input;
+mod node_proxy;
 mod package;
 mod registry;
 mod sbom;
