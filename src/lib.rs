@@ -3,12 +3,13 @@
 //! Each module uses only the modules before it in this list: [`decode`], [`oci`], [`fault`], [`suggestion`],
 //! [`budget`], [`hashing`], [`process`], [`api`], [`registry`], [`source`], [`transfer`], [`signing`], [`sbom`],
 //! [`package`], [`convert`], [`fetch`], [`runtime`], [`worker`], [`controller`], [`agent`], [`server`], [`serve`], [`node_proxy`],
-//! [`garbage`], [`cli`]. The
+//! [`garbage`], [`bootstrap`], [`cli`]. The
 //! contents of each module and the path of an image through them are described in `docs/architecture.md`.
 
 pub mod agent;
 pub mod api;
 pub mod archive;
+pub mod bootstrap;
 pub mod budget;
 pub mod cli;
 pub mod controller;

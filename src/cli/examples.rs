@@ -151,6 +151,20 @@ Examples:
   # Fail where anything differs
   jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst --exit-code --output json";
 
+pub(super) const PREFLIGHT: &str = "\
+Examples:
+  # Whether a package file can be installed in the cluster of the current kubeconfig
+  jackal-operator preflight shop.tar.zst
+  # Another cluster, without a file, as JSON
+  jackal-operator preflight --kubeconfig site.kubeconfig --context site -o json";
+
+pub(super) const BOOTSTRAP_EXPORT: &str = "\
+Examples:
+  # Files for the nodes of k3s
+  jackal-operator bootstrap export shop.tar.zst --for k3s --to nodes
+  # A file for ctr with one image
+  jackal-operator bootstrap export shop.tar.zst --for containerd --to nodes --image registry.example.com/team/web:1";
+
 pub(super) const SERVE: &str = "\
 Examples:
   # For programs on this machine

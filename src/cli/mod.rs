@@ -2,6 +2,8 @@
 
 mod agent;
 mod authorities;
+mod bootstrap;
+mod bootstrap_export;
 mod build;
 mod cluster;
 mod completion;
@@ -22,12 +24,14 @@ mod inspect;
 mod inventory;
 mod join;
 mod key;
+mod kubeconfig;
 mod limits;
 mod load;
 mod output_file;
 mod pack;
 mod package_file;
 mod part_flags;
+mod preflight;
 mod print;
 mod probe;
 mod progress;
@@ -103,6 +107,8 @@ enum Action {
     Proxy(proxy::Proxy),
     GarbageCollect(garbage_collect::GarbageCollect),
     Idle(idle::Idle),
+    Preflight(preflight::Preflight),
+    Bootstrap(bootstrap::Bootstrap),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -157,6 +163,8 @@ impl Command {
             Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
             Action::GarbageCollect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Idle(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),

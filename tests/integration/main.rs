@@ -19,6 +19,7 @@ mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
+mod bootstrap;
 mod build;
 mod chart;
 mod cluster;

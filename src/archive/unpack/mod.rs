@@ -7,6 +7,7 @@
 //! Paths are made of digests alone; nothing that an archive names becomes a path.
 
 mod chosen;
+mod compressed;
 mod decompress;
 mod docker;
 mod layout;
@@ -17,6 +18,7 @@ use tokio::io::AsyncWrite;
 
 pub(super) use self::chosen::platforms_of;
 pub use self::chosen::{Chosen, Wanted, choose};
+pub use self::compressed::write_compressed_oci_archive;
 pub use self::layout::write_layout;
 use super::contents::Archive;
 use crate::fault::Fault;

@@ -1,0 +1,4 @@
+//! The installation of a cluster that has no registry.
+
+mod export;
+mod preflight;
