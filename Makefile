@@ -27,8 +27,8 @@ test: parts check test-unit test-integration test-demo e2e test-release ## Run a
 
 .PHONY: check
 check: ## Check format, lints, shell scripts and dependencies.
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 	shellcheck -x -a scripts/interop
 	shellcheck -x scripts/advisories scripts/coverage scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/msrv scripts/parts scripts/release scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
 	"$$(scripts/parts path cargo-machete)" --skip-target-dir
@@ -47,6 +47,7 @@ coverage: ## Measure which lines the unit tests run: a table of modules; COVERAG
 .PHONY: test-unit
 test-unit: ## Run the tests that need no server, including the checks of crds/ and of the layers of modules.
 	cargo test --locked --lib --bins --test layers
+	cargo test --locked --package jackal-seed
 
 .PHONY: test-integration
 test-integration: ## Run the tests against a real API server, docker engines and registries. T=NAME selects tests.

@@ -4,4 +4,6 @@
 //! of Kubernetes read from the disks of nodes.
 
 pub mod export;
+pub mod port_forward;
 pub mod preflight;
+pub mod seed;

@@ -269,7 +269,7 @@ impl Error {
 }
 
 /// The backoff before the next attempt, with jitter. `attempt` counts from 1.
-pub(super) fn backoff(attempt: u32) -> Duration {
+pub fn backoff(attempt: u32) -> Duration {
     let base = Duration::from_millis(100) * 2_u32.pow(attempt.min(6));
     base.mul_f64(0.5 + fastrand::f64())
 }

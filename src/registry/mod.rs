@@ -112,7 +112,7 @@ pub use body::{Body, BodyPermits};
 pub use client::Registry;
 pub use download::Download;
 pub use endpoint::{Credentials, Endpoint, Limits, Trust};
-pub use error::{Error, Kind};
+pub use error::{Error, Kind, backoff};
 pub use file::FileResponse;
 pub use keychain::{Keychain, parse_helper_response};
 pub use locks::named_lock;
