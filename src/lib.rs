@@ -3,8 +3,8 @@
 //! Each module uses only the modules before it in this list: [`decode`], [`oci`], [`fault`], [`suggestion`],
 //! [`budget`], [`hashing`], [`process`], [`api`], [`registry`], [`source`], [`transfer`], [`signing`], [`sbom`],
 //! [`package`], [`convert`], [`fetch`], [`runtime`], [`worker`], [`controller`], [`agent`], [`server`], [`serve`], [`node_proxy`],
-//! [`garbage`], [`bootstrap`], [`cli`]. The
-//! contents of each module and the path of an image through them are described in `docs/architecture.md`.
+//! [`garbage`], [`bootstrap`], [`cli`]. The contents of each module and the path of an image through them are described in
+//! `docs/architecture.md`.
 
 pub mod agent;
 pub mod api;

@@ -34,6 +34,7 @@ mod image_list;
 mod input;
 mod inspect;
 pub mod inventory;
+mod layer_files;
 mod load;
 mod load_images;
 mod load_stream;
@@ -74,6 +75,7 @@ pub use input::{DiskFile, RandomAccess};
 pub use inspect::{
     Amount, ComponentSummary, ImageSummary, Inspection, PackageSummary, Shared, SignatureState, inspect,
 };
+pub use layer_files::{LayerFile, layer_files};
 pub use load::{Loaded, LoadedImage, Target, load, missing, verify_signatures};
 pub use load_images::{LoadedImages, load_images};
 pub use load_stream::load_stream;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::output_file::{OutputFile, write};
+use super::output_file::OutputFile;
 use super::progress::{Display, Output, bytes};
 use super::{UsageError, examples, print, until};
 use crate::archive::unpack::{
@@ -137,7 +137,7 @@ impl Export {
             let size = match file.content {
                 Content::Images(form) => self.write_images(&archive, &images, form, &path).await?.size,
                 Content::Text(text) => {
-                    write(&path, text.as_bytes()).await?;
+                    OutputFile::beside(&path)?.write(text.as_bytes()).await?;
                     text.len() as u64
                 }
             };

@@ -52,6 +52,20 @@ Examples:
   # Convert a definition that names files outside of its own directory
   jackal-operator convert packages/web/zarf.yaml --root packages";
 
+pub(super) const BOOTSTRAP: &str = "\
+Examples:
+  # Install the operator, a registry and all packages of an archive
+  jackal-operator bootstrap site.tar.zst --kubeconfig site.kubeconfig
+  # Print the objects
+  jackal-operator bootstrap site.tar.zst --dry-run
+  # Import the first images into the containerd of the nodes, in a cluster without storage classes
+  jackal-operator bootstrap site.tar.zst --import --ephemeral-storage --storage-size 30Gi
+  # Upgrade the operator, the registry and the packages, and go back
+  jackal-operator bootstrap site-2.tar.zst
+  jackal-operator bootstrap site.tar.zst --downgrade
+  # Remove everything
+  jackal-operator bootstrap --undo --delete-data --yes";
+
 pub(super) const SBOM: &str = "\
 Examples:
   # Generate the SBOMs of an image in a registry

@@ -45,6 +45,8 @@ impl KubeconfigFlags {
         let config = Config::from_custom_kubeconfig(read, &options).await;
         let mut config = config.map_err(|error| unusable(error.into()))?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
+        // The commands repeat requests themselves. A node whose kube-proxy does not answer is not asked for seconds.
+        config.default_retry = false;
         let server = config.cluster_url.to_string();
         let client = Client::try_from(config).map_err(|error| unusable(error.into()))?;
         Ok((client, server.trim_end_matches('/').to_owned()))

@@ -15,6 +15,7 @@ use super::connection::ConnectionFlags;
 use super::progress::{Display, Output, bytes};
 use super::receipt::{self, ReceiptFlags};
 use super::signer::SignerFlags;
+use super::state::state_folder;
 use super::{UsageError, examples, print, until};
 use crate::archive::{self, Loaded, LoadedImage, LoadedImages, Missing, Reader, Retries};
 use crate::fault::{Fault, Reason};
@@ -270,16 +271,9 @@ fn unpublished(mut fault: Fault) -> Fault {
     fault
 }
 
-/// The records of uploads that are not complete, below `XDG_STATE_HOME` (XDG Base Directory Specification); none without a home.
+/// The records of uploads that are not complete; none without a home.
 fn upload_records() -> Option<Arc<UploadRecords>> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    let folder = state.join("jackal-operator").join("uploads");
-    Some(Arc::new(UploadRecords::new(folder)))
+    Some(Arc::new(UploadRecords::new(state_folder("uploads")?)))
 }
 
 /// Content that the file leaves out and the destination does not hold, as `--output json` prints it.

@@ -20,6 +20,7 @@ mod files;
 mod garbage_collect;
 mod have;
 mod idle;
+mod import_images;
 mod inspect;
 mod inventory;
 mod join;
@@ -44,6 +45,7 @@ mod serve;
 mod sign;
 mod signer;
 mod split;
+mod state;
 mod stored;
 mod unpack;
 mod verify;
@@ -104,11 +106,12 @@ enum Action {
     Inspect(inspect::Inspect),
     Diff(diff::Diff),
     Serve(serve::Serve),
+    Preflight(preflight::Preflight),
+    Bootstrap(bootstrap::Bootstrap),
+    ImportImages(import_images::ImportImages),
     Proxy(proxy::Proxy),
     GarbageCollect(garbage_collect::GarbageCollect),
     Idle(idle::Idle),
-    Preflight(preflight::Preflight),
-    Bootstrap(bootstrap::Bootstrap),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -160,11 +163,12 @@ impl Command {
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::ImportImages(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
             Action::GarbageCollect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Idle(command) => in_runtime(front, |stop| command.run(stop)),
-            Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
-            Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
@@ -228,7 +232,13 @@ fn failure(name: &str, error: &anyhow::Error) -> ExitCode {
 }
 
 /// Libraries whose logs repeat errors that the operator reports itself.
-const QUIET_LIBRARIES: [&str; 4] = ["rustls", "hyper", "hyper_util", "reqwest"];
+const QUIET_LIBRARIES: [&str; 5] = [
+    "rustls",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "kube_client::client::builder",
+];
 
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
     // Any non-empty NO_COLOR disables colours (no-color.org).

@@ -212,10 +212,7 @@ async fn for_platform(
 ///
 /// # Errors
 /// A fault, where a configuration is damaged.
-pub(in crate::archive) async fn platforms_of(
-    archive: &Archive,
-    root: &Digest,
-) -> Result<Vec<(Option<Platform>, Digest)>, Fault> {
+pub async fn platforms_of(archive: &Archive, root: &Digest) -> Result<Vec<(Option<Platform>, Digest)>, Fault> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
     // The next one is last.

@@ -45,7 +45,9 @@ async fn compress(mut content: impl AsyncRead + Unpin, mut out: impl AsyncWrite 
         if length == 0 {
             break;
         }
-        let frame = frame_of(piece.into(), false).await?;
+        let framed = tokio::task::spawn_blocking(move || frame_of(&piece, false, false)).await;
+        let framed = framed.map_err(|error| Fault::retryable(Reason::PackageFailed, error.to_string()))?;
+        let frame = framed.map_err(unwritable)?;
         table.push(frame.len(), length).map_err(too_long)?;
         size += frame.len() as u64;
         out.write_all(&frame).await.map_err(unwritable)?;

@@ -16,9 +16,9 @@ mod write;
 
 use tokio::io::AsyncWrite;
 
-pub(super) use self::chosen::platforms_of;
-pub use self::chosen::{Chosen, Wanted, choose};
+pub use self::chosen::{Chosen, Wanted, choose, platforms_of};
 pub use self::compressed::write_compressed_oci_archive;
+pub(super) use self::decompress::decompressed;
 pub use self::layout::write_layout;
 use super::contents::Archive;
 use crate::fault::Fault;
