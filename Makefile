@@ -23,14 +23,14 @@ demo: ## Show the main use case: start a cluster, two registries and a docker en
 	scripts/demo $(DEMO_FLAGS)
 
 .PHONY: test
-test: parts check test-unit test-integration test-demo e2e test-release ## Run all checks and tests that must pass before a change is merged.
+test: parts check test-unit test-integration test-demo e2e e2e-bootstrap test-release ## Run all checks and tests that must pass before a change is merged.
 
 .PHONY: check
 check: ## Check format, lints, shell scripts and dependencies.
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	shellcheck -x -a scripts/interop
-	shellcheck -x scripts/advisories scripts/coverage scripts/demo scripts/deny scripts/e2e scripts/fuzz scripts/image scripts/msrv scripts/parts scripts/release scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh .ci/run
+	shellcheck -x scripts/advisories scripts/coverage scripts/demo scripts/deny scripts/e2e scripts/e2e-bootstrap scripts/fuzz scripts/image scripts/msrv scripts/parts scripts/release scripts/stack scripts/*.sh scripts/bench/* tests/e2e/*.sh tests/e2e-bootstrap/*.sh .ci/run
 	"$$(scripts/parts path cargo-machete)" --skip-target-dir
 	scripts/deny
 	scripts/msrv if-newer
@@ -102,12 +102,16 @@ test-release: ## The same in dist/quick with the image of the e2e tests, for amd
 e2e: ## Start a real cluster of two nodes, install the chart and test the operator there. Needs root.
 	scripts/e2e $(E2E_FLAGS)
 
+.PHONY: e2e-bootstrap
+e2e-bootstrap: ## Bring the operator into a cluster that has no registry. Needs root. E2E_BOOTSTRAP=all runs every step.
+	scripts/e2e-bootstrap $(E2E_FLAGS) $(or $(E2E_BOOTSTRAP),ci)
+
 .PHONY: test-demo
 test-demo: ## Run the demo, which compares the transferred images with their sources.
 	scripts/demo
 
 # The servers of each benchmark. Each benchmark starts and stops its own servers.
-BENCHES := docker-large docker-files containerd-large docker-many one-layer registry-many registry-large sbom archive-serve
+BENCHES := docker-large docker-files containerd-large docker-many one-layer registry-many registry-large sbom archive-serve node-proxy
 BENCH_STACK_docker-large := docker20 registry31
 BENCH_STACK_docker-files := docker20 registry31
 BENCH_STACK_containerd-large := docker-containerd registry31
@@ -117,6 +121,7 @@ BENCH_STACK_registry-many := docker20 registry31
 BENCH_STACK_registry-large := registry31
 BENCH_STACK_sbom := docker20 registry31
 BENCH_STACK_archive-serve := registry31
+BENCH_STACK_node-proxy := registry31
 
 .PHONY: bench
 bench: ## Run all benchmarks of docs/benchmarks.md against other tools; `make bench-docker-large BENCH='5G 3'` runs one.

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# A Kubernetes cluster of real components: one control plane and two nodes. Sourced by scripts/e2e, never executed.
+# A Kubernetes cluster of real components: one control plane and two nodes. Sourced by scripts/e2e-lib.sh, never executed.
 #
 # It runs in separate network, mount and process namespaces, so it may use any address and any path, and ends with the first
 # process of these namespaces. Each node also has its own network and mount namespace with its own /run and /var/lib, so that
@@ -11,10 +11,17 @@
 #
 # $work contains all state; the logs are $work/*.log.
 
-# shellcheck disable=SC2154  # work is set by the sourcing script
+# shellcheck disable=SC2154  # work and PROGRAM are set by the sourcing script
 
 HOST=10.99.0.1
+# The nodes, which are created with make_node.
+# shellcheck disable=SC2034  # for the steps
+NODES=(1 2)
+# The address of the cluster's DNS.
+DNS=${DNS:-$HOST}
 PKI="$work/pki"
+# The process of each server by its name.
+declare -gA servers=()
 CLUSTER_DOMAIN=cluster.local
 PAUSE=jackal.test/pause:1
 
@@ -25,6 +32,21 @@ server() { # NAME COMMAND...
   local name=$1 dir="$work"
   shift
   spawn "$name.log" "$@"
+  servers[$name]=$!
+}
+
+# Ends a server at once.
+end_server() { # NAME
+  local pid=${servers[$1]} other others=()
+  for other in "${spawned[@]}"; do
+    if [ "$other" != "$pid" ]; then others+=("$other"); fi
+  done
+  spawned=("${others[@]}")
+  # The shell would report the end of a job.
+  disown "$pid"
+  kill -KILL "$pid"
+  while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+  unset "servers[$1]"
 }
 
 await() { # WHAT COMMAND...
@@ -59,8 +81,10 @@ cluster_certificates() {
     for node in controller-manager scheduler proxy; do
       certificate "$node" "/CN=system:kube-$node" extendedKeyUsage=clientAuth
     done
-    for node in 1 2; do certificate "node$node" "/O=system:nodes/CN=system:node:node$node" extendedKeyUsage=clientAuth; done
-    for node in admin controller-manager scheduler proxy node1 node2; do
+    for node in admin controller-manager scheduler proxy; do kubeconfig "$PKI" "https://$HOST:6443" "$node" >"$node.kubeconfig"; done
+    # One more than there are, for a step that adds a node.
+    for node in node1 node2 node3; do
+      certificate "$node" "/O=system:nodes/CN=system:node:$node" extendedKeyUsage=clientAuth
       kubeconfig "$PKI" "https://$HOST:6443" "$node" >"$node.kubeconfig"
     done
   ) >"$work/certificates.log" 2>&1
@@ -69,6 +93,15 @@ cluster_certificates() {
 control_plane() {
   local flags
   server etcd "$(part etcd)" --data-dir "$work/etcd" --unsafe-no-fsync --log-level warn
+  start_control_plane_apiserver
+  flags=(--leader-elect=false --authentication-kubeconfig "$PKI/admin.kubeconfig" --authorization-kubeconfig "$PKI/admin.kubeconfig")
+  server kube-controller-manager "$(part kube-controller-manager)" --kubeconfig "$PKI/controller-manager.kubeconfig" \
+    --service-account-private-key-file "$PKI/service-account.key" --root-ca-file "$PKI/ca.crt" \
+    --use-service-account-credentials "${flags[@]}"
+  server kube-scheduler "$(part kube-scheduler)" --kubeconfig "$PKI/scheduler.kubeconfig" "${flags[@]}"
+}
+
+start_control_plane_apiserver() {
   server kube-apiserver "$(part kube-apiserver)" --etcd-servers http://127.0.0.1:2379 \
     --bind-address 0.0.0.0 --advertise-address "$HOST" --secure-port 6443 --service-cluster-ip-range 10.96.0.0/16 \
     --tls-cert-file "$PKI/server.crt" --tls-private-key-file "$PKI/server.key" --client-ca-file "$PKI/ca.crt" \
@@ -79,11 +112,10 @@ control_plane() {
     --kubelet-preferred-address-types InternalIP --authorization-mode Node,RBAC --allow-privileged
   await kube-apiserver ask --cacert "$PKI/ca.crt" --cert "$PKI/admin.crt" --key "$PKI/admin.key" \
     "https://$HOST:6443/readyz"
-  flags=(--leader-elect=false --authentication-kubeconfig "$PKI/admin.kubeconfig" --authorization-kubeconfig "$PKI/admin.kubeconfig")
-  server kube-controller-manager "$(part kube-controller-manager)" --kubeconfig "$PKI/controller-manager.kubeconfig" \
-    --service-account-private-key-file "$PKI/service-account.key" --root-ca-file "$PKI/ca.crt" \
-    --use-service-account-credentials "${flags[@]}"
-  server kube-scheduler "$(part kube-scheduler)" --kubeconfig "$PKI/scheduler.kubeconfig" "${flags[@]}"
+}
+
+# The cluster's DNS as a process of the host.
+dns_of_host() {
   cat >"$work/Corefile" <<END
 .:53 {
   bind $HOST
@@ -118,7 +150,7 @@ make_node() { # NODE
   local n=$1 dir="$work/node$1" address controller group
   address="$(node_address "$n")"
   mkdir -p "$dir"
-  server "node$n" unshare --net --mount --propagation private "$HERE/e2e" hold-node "$dir"
+  server "node$n" unshare --net --mount --propagation private "$PROGRAM" hold-node "$dir"
   await "node$n" test -s "$dir/holder"
   ip link add "jkn$n" type veth peer name eth0 netns "$(cat "$dir/holder")"
   ip link set "jkn$n" master jk0 up
@@ -170,7 +202,7 @@ authentication: {anonymous: {enabled: false}, x509: {clientCAFile: $PKI/ca.crt},
 authorization: {mode: Webhook}
 cgroupDriver: cgroupfs
 cgroupRoot: /$CGROUP/node$1
-clusterDNS: [$HOST]
+clusterDNS: [$DNS]
 clusterDomain: $CLUSTER_DOMAIN
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 evictionHard: {memory.available: 1%, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
@@ -183,18 +215,26 @@ resolvConf: ""
 END
 }
 
-# Starts the containerd and the docker engine of a node, with the paths that distributions use.
-start_engines() { # NODE
-  local n=$1 dir="$work/node$1" programs
-  programs="$(dirname "$(part containerd)"):/usr/sbin:/usr/bin:/sbin:/bin"
+# Starts COMMAND as a server in the namespaces of a node. PATH contains only the folder of containerd and the system's.
+node_server() { # NAME NODE COMMAND...
+  local name=$1 n=$2
+  shift 2
+  server "$name$n" nsenter --target "$(cat "$work/node$n/holder")" --net --mount -- \
+    env PATH="$(dirname "$(part containerd)"):/usr/sbin:/usr/bin:/sbin:/bin" "$@"
+}
+
+# The engines have the paths that distributions use.
+start_node_containerd() { # NODE
+  local n=$1 dir="$work/node$1"
   containerd_config "$n" "$dir"
-  server "containerd$n" nsenter --target "$(cat "$dir/holder")" --net --mount -- \
-    env PATH="$programs" containerd --config "$dir/containerd.toml"
-  echo '{"features": {"containerd-snapshotter": false}, "storage-driver": "overlay2"}' >"$dir/daemon.json"
-  server "dockerd$n" nsenter --target "$(cat "$dir/holder")" --net --mount -- \
-    env PATH="$programs" "$(part dockerd)" --config-file "$dir/daemon.json" \
-    --bridge none --iptables=false --ip6tables=false
+  node_server containerd "$n" containerd --config "$dir/containerd.toml"
   await "containerd$n" node_ctr "$n" version
+}
+
+start_node_docker() { # NODE
+  local n=$1 dir="$work/node$1"
+  echo '{"features": {"containerd-snapshotter": false}, "storage-driver": "overlay2"}' >"$dir/daemon.json"
+  node_server dockerd "$n" "$(part dockerd)" --config-file "$dir/daemon.json" --bridge none --iptables=false --ip6tables=false
   await "dockerd$n" node_docker "$n" version
 }
 
@@ -211,16 +251,15 @@ node_docker() { # NODE ARGUMENT...
 }
 
 start_kubelet() { # NODE
-  local n=$1 dir="$work/node$1" enter address
-  address="$(node_address "$n")"
-  enter=(nsenter --target "$(cat "$dir/holder")" --net --mount --)
+  local n=$1 dir="$work/node$1"
   kubelet_config "$n" "$dir"
-  server "kubelet$n" "${enter[@]}" env PATH=/usr/sbin:/usr/bin:/sbin:/bin "$(part kubelet)" \
-    --config "$dir/kubelet.yaml" --kubeconfig "$PKI/node$n.kubeconfig" \
-    --hostname-override "node$n" --node-ip "$address"
-  server "kube-proxy$n" "${enter[@]}" env PATH=/usr/sbin:/usr/bin:/sbin:/bin "$(part kube-proxy)" \
-    --kubeconfig "$PKI/proxy.kubeconfig" --hostname-override "node$n" --proxy-mode iptables \
-    --cluster-cidr 10.244.0.0/16 --conntrack-max-per-core 0 --oom-score-adj 0
+  node_server kubelet "$n" "$(part kubelet)" --config "$dir/kubelet.yaml" --kubeconfig "$PKI/node$n.kubeconfig" \
+    --hostname-override "node$n" --node-ip "$(node_address "$n")"
+}
+
+start_kube_proxy() { # NODE MODE
+  node_server kube-proxy "$1" "$(part kube-proxy)" --kubeconfig "$PKI/proxy.kubeconfig" --hostname-override "node$1" \
+    --proxy-mode "$2" --cluster-cidr 10.244.0.0/16 --conntrack-max-per-core 0 --oom-score-adj 0
 }
 
 # Removes the control groups, innermost first, and returns whether all are removed. Processes of a group may need a moment to

@@ -27,6 +27,13 @@ enum State {
     },
 }
 
+impl From<Hasher> for BackgroundHasher {
+    /// Continues `hasher`.
+    fn from(hasher: Hasher) -> Self {
+        Self(State::Inline { hasher, length: 0 })
+    }
+}
+
 impl BackgroundHasher {
     /// Uses the algorithm of `expected`, or SHA-256 without it.
     pub fn new(expected: Option<&Digest>) -> Self {

@@ -2,8 +2,8 @@
 //!
 //! Each module uses only the modules before it in this list: [`decode`], [`oci`], [`fault`], [`suggestion`],
 //! [`budget`], [`hashing`], [`process`], [`api`], [`registry`], [`source`], [`transfer`], [`signing`], [`sbom`],
-//! [`package`], [`convert`], [`fetch`], [`runtime`], [`worker`], [`controller`], [`agent`], [`server`], [`serve`],
-//! [`bootstrap`], [`cli`]. The contents of each module and the path of an image through them are described in
+//! [`package`], [`convert`], [`fetch`], [`runtime`], [`worker`], [`controller`], [`agent`], [`server`], [`serve`], [`node_proxy`],
+//! [`garbage`], [`bootstrap`], [`cli`]. The contents of each module and the path of an image through them are described in
 //! `docs/architecture.md`.
 
 pub mod agent;
@@ -17,7 +17,9 @@ pub mod convert;
 pub mod decode;
 pub mod fault;
 pub mod fetch;
+pub mod garbage;
 pub mod hashing;
+pub mod node_proxy;
 pub mod oci;
 pub mod package;
 pub mod process;

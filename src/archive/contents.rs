@@ -9,10 +9,10 @@ use futures::stream;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::header::Packed;
-use super::image_list::{ImageTree, NamedImage, deliver_from, root_of};
+use super::image_list::{ImageTree, NamedImage, add_images, deliver_from, root_of};
 use super::input::{FromStart, RandomAccess};
-use super::members::{Extent, by_path, list};
-use super::order::files_of;
+use super::members::{Extent, by_path, list, list_from};
+use super::order::{blob_path, files_of};
 use super::read::{invalid, read_header};
 use super::tar_content::{SeekableTar, TarContent, verified};
 use crate::fault::{Fault, Reason};
@@ -196,23 +196,38 @@ pub(super) async fn packed_contents(input: Arc<dyn RandomAccess>) -> Result<Cont
         read.await.map_err(|error| invalid(&error.to_string()))??
     };
     let tar = SeekableTar::open(input).await?;
-    let tar: Arc<dyn TarContent> = Arc::new(tar.ok_or_else(|| invalid("its end is missing"))?);
-    let members = by_path(list(&*tar).await?)?;
+    let tar = tar.ok_or_else(|| invalid("its end is missing"))?;
+    let second = tar.first_length();
+    let members = by_path(list(&tar).await?)?;
+    let further = match header.packages.len() {
+        0 | 1 => HashMap::new(),
+        _ => by_path(list_from(&tar, second).await?)?,
+    };
     let mut contents = Contents {
-        tar,
+        tar: Arc::new(tar),
         packages: header.packages,
         blobs: HashMap::new(),
         inline: HashMap::new(),
         images: Vec::new(),
     };
     let mut indexes = Vec::new();
-    for package in &contents.packages {
+    for (at, package) in contents.packages.iter().enumerate() {
         let inline = &mut contents.inline;
         inline.insert(package.manifest.digest().clone(), package.manifest.raw.clone());
         inline.insert(Digest::of(&package.config), package.config.clone());
         let files = package.manifest.manifest().map(files_of).transpose()?;
         for file in files.unwrap_or_default() {
-            let member = members.get(&file.path);
+            if file.path == LAYOUT_INDEX {
+                indexes.push(file.digest.clone());
+            }
+            // The first package is a tar of its own; of the others there is what no package before has.
+            if at > 0 && contents.blobs.contains_key(&file.digest) {
+                continue;
+            }
+            let member = match at {
+                0 => members.get(&file.path),
+                _ => further.get(&blob_path(&file.digest)),
+            };
             if member.is_none() && package.omits(&file) {
                 continue;
             }
@@ -222,9 +237,6 @@ pub(super) async fn packed_contents(input: Arc<dyn RandomAccess>) -> Result<Cont
                     "{} has another length or type than the manifest of the package says",
                     file.path
                 )));
-            }
-            if file.path == LAYOUT_INDEX {
-                indexes.push(file.digest.clone());
             }
             contents.blobs.insert(file.digest, member.extent);
         }
@@ -236,7 +248,7 @@ pub(super) async fn packed_contents(input: Arc<dyn RandomAccess>) -> Result<Cont
     let mut images = Vec::new();
     for index in indexes {
         if let Some(raw) = archive.blob(&index).await? {
-            images.extend(NamedImage::of_index(&raw)?);
+            add_images(&mut images, NamedImage::of_index(&raw)?)?;
         }
     }
     Ok(Contents {

@@ -8,6 +8,10 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 const FRAME: u32 = 0xFD2F_B528;
 /// The magic number of the skippable frame with the header; decoders pass over it (RFC 8878, section 3.1.2).
 const HEADER: u32 = 0x184D_2A50;
+/// The magic number of a skippable frame that wraps a frame of the second tar.
+const WRAPPED: u32 = 0x184D_2A51;
+/// The magic numbers of skippable frames without their last four bits (RFC 8878, section 3.1.2).
+const SKIPPABLE: u32 = 0x184D_2A50;
 /// The magic number of the skippable frame with the seek table.
 const SEEK_TABLE: u32 = 0x184D_2A5E;
 /// The last four bytes of a seek table.
@@ -31,6 +35,8 @@ pub const SKIPPABLE_HEADER: usize = 8;
 
 /// The most content of one frame, in bytes. Seek tables count frames in 32 bits.
 pub const FRAME_CONTENT: usize = 8 << 20;
+/// The content of a frame that is written, in bytes; the last of a file has less. Several frames are in memory at once.
+pub const WRITTEN_CONTENT: usize = 2 << 20;
 
 /// `content`, not compressed, in a frame of its own.
 pub fn stored(content: &[u8]) -> Bytes {
@@ -140,6 +146,41 @@ fn skippable(magic: u32, content: &[u8]) -> Result<Bytes, TooLong> {
     Ok(frame.freeze())
 }
 
+/// `frame` in a skippable frame, which decoders pass over: so the file holds content that is not in the tar that they see.
+///
+/// # Errors
+/// When `frame` is longer than 4 GiB.
+pub fn wrapped(frame: &[u8]) -> Result<Bytes, TooLong> {
+    skippable(WRAPPED, frame)
+}
+
+/// The length of the frame that a skippable frame wraps, told by its first [`SKIPPABLE_HEADER`] bytes; `None` for any other frame.
+pub fn wrapped_length(start: &[u8]) -> Option<u32> {
+    skippable_length(start, WRAPPED)
+}
+
+/// The kind of a frame, told by its magic number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// A frame with content.
+    Content,
+    /// A skippable frame that wraps one.
+    Wrapped,
+    /// Any other skippable frame.
+    Skippable,
+}
+
+impl FrameKind {
+    /// The kind of the frame that begins with `magic`; `None` where no frame does.
+    pub fn of(magic: [u8; 4]) -> Option<Self> {
+        match u32::from_le_bytes(magic) {
+            FRAME => Some(Self::Content),
+            WRAPPED => Some(Self::Wrapped),
+            other => (other & !0xF == SKIPPABLE).then_some(Self::Skippable),
+        }
+    }
+}
+
 /// Content that no frame can hold.
 #[derive(Debug, thiserror::Error)]
 #[error("a frame holds 4 GiB at most")]
@@ -148,9 +189,13 @@ pub struct TooLong;
 /// The length of the header's content, told by the first [`SKIPPABLE_HEADER`] bytes of a file; `None` where the file does not begin
 /// with a header.
 pub fn header_length(start: &[u8]) -> Option<u32> {
+    skippable_length(start, HEADER)
+}
+
+fn skippable_length(start: &[u8], expected: u32) -> Option<u32> {
     let magic = start.get(..4)?.try_into().ok()?;
     let length = start.get(4..8)?.try_into().ok()?;
-    (u32::from_le_bytes(magic) == HEADER).then(|| u32::from_le_bytes(length))
+    (u32::from_le_bytes(magic) == expected).then(|| u32::from_le_bytes(length))
 }
 
 /// The lengths of all frames of a file, in order, the skippable frame of the header included.
@@ -287,6 +332,15 @@ mod tests {
         file.extend_from_slice(&table.frame().unwrap());
         assert_eq!(decode(&file), b"content");
         assert_eq!((table.compressed(), table.content()), (length, 7));
+    }
+
+    #[test]
+    fn zstd_passes_over_wrapped_frames() {
+        let inner = stored(b"second");
+        let frame = wrapped(&inner).unwrap();
+        assert_eq!(wrapped_length(&frame), Some(inner.len() as u32));
+        assert_eq!((wrapped_length(&inner), header_length(&frame)), (None, None));
+        assert_eq!(decode(&[&stored(b"first")[..], &frame].concat()), b"first");
     }
 
     #[test]

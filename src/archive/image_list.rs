@@ -42,6 +42,33 @@ impl NamedImage {
     }
 }
 
+/// Adds the images of a further package.
+///
+/// # Errors
+/// A stalled fault that names an image that is there already with another content.
+pub(super) fn add_images(images: &mut Vec<NamedImage>, further: Vec<NamedImage>) -> Result<(), Fault> {
+    let mut known: HashMap<String, Digest> = HashMap::new();
+    let entry = |image: &NamedImage| Some((image.name.as_ref()?.to_string(), image.root.digest.clone()));
+    known.extend(images.iter().filter_map(entry));
+    for image in further {
+        let Some((name, digest)) = entry(&image) else { continue };
+        match known.get(&name) {
+            Some(other) if *other != digest => {
+                let message = format!(
+                    "two packages have the image `{name}` with different content, {other} and {digest}; make a file of each package"
+                );
+                return Err(Fault::stalled(Reason::InvalidSpec, message));
+            }
+            Some(_) => {}
+            None => {
+                known.insert(name, digest);
+                images.push(image);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The names and root manifests of images, each name once.
 ///
 /// # Errors

@@ -3,21 +3,21 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 
 use super::contents::Archive;
 use super::image_list::NamedImage;
-use super::load::{Target, publish_images};
+use super::load::{LoadedImage, Target, publish_images, store_blob};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Descriptor, Digest, Location, Reference, distinct_blobs, distinct_foreign_layers};
 use crate::source::ImageSource;
-use crate::transfer::{Destination, KnownBlobs, Progress, Upload};
+use crate::transfer::{Destination, KnownBlobs, Progress};
 
 /// The images that were loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedImages {
-    /// Their names.
-    pub images: Vec<Location>,
+    /// The images.
+    pub images: Vec<LoadedImage>,
     /// Bytes that were sent.
     pub sent: u64,
 }
@@ -41,7 +41,11 @@ pub async fn load_images(
     progress: &Progress,
 ) -> Result<LoadedImages, Fault> {
     check_names(archive.images(), target)?;
-    let needed = needed(archive, target).await?;
+    let idle = Progress::default();
+    let needed = target
+        .retries
+        .run(&idle, async || needed(archive, target).await)
+        .await?;
     progress.set_total(
         needed
             .iter()
@@ -51,7 +55,10 @@ pub async fn load_images(
     let mut sent = 0;
     for needed in &needed {
         let within = |fault: Fault| fault.with_context(format_args!("image `{}`", needed.image));
-        sent += store(archive, needed, progress).await.map_err(within)?;
+        let stored = target
+            .retries
+            .run(progress, async || store(archive, needed, progress).await);
+        sent += stored.await.map_err(within)?;
         known.record(&needed.blob.digest, needed.destination.repository());
     }
     let source: Arc<dyn ImageSource> = Arc::<Archive>::clone(archive);
@@ -138,23 +145,10 @@ async fn needed(archive: &Archive, target: &Target<'_>) -> Result<Vec<Needed>, F
 /// Stores a blob unless it is there. Says how many bytes were sent.
 async fn store(archive: &Archive, needed: &Needed, progress: &Progress) -> Result<u64, Fault> {
     let Needed { blob, destination, .. } = needed;
-    if destination.holds(&blob.digest).await?.is_some() {
-        progress.add_moved(blob.size);
-        return Ok(0);
-    }
-    let content = match archive.read(&blob.digest) {
-        Some(content) => content,
-        None => {
-            let content = blob.inline_content().unwrap_or_default();
-            stream::once(async move { Ok(content) }).boxed()
-        }
+    let inline = || {
+        let content = blob.inline_content()?;
+        Some(stream::once(async move { Ok(content) }).boxed())
     };
-    let upload = Upload {
-        digest: Some(blob.digest.clone()),
-        size: Some(blob.size),
-        bytes: content
-            .inspect_ok(|chunk| progress.add_moved(chunk.len() as u64))
-            .boxed(),
-    };
-    Ok(destination.upload(upload).await?.1)
+    let content = || archive.read(&blob.digest).or_else(inline);
+    store_blob(&**destination, &blob.digest, blob.size, content, progress).await
 }

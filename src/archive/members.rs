@@ -50,8 +50,15 @@ pub struct Member {
 /// # Errors
 /// A fault, where it is not a complete tar.
 pub async fn list(tar: &dyn TarContent) -> Result<Vec<Member>, Fault> {
+    list_from(tar, 0).await
+}
+
+/// The same for the tar that begins at `offset`.
+///
+/// # Errors
+/// A fault, where it is not a complete tar.
+pub(super) async fn list_from(tar: &dyn TarContent, mut offset: u64) -> Result<Vec<Member>, Fault> {
     let mut members = Vec::new();
-    let mut offset = 0;
     loop {
         // The rest is read only where the header is longer, or the content is kept.
         let bytes = tar.read(offset, HEADER).chain(tar.read(offset + HEADER, u64::MAX));

@@ -70,6 +70,11 @@ pub fn files_of(manifest: &Manifest) -> Result<Vec<PackageFile>, Fault> {
     }
 }
 
+/// The path in the second tar of the content with that digest.
+pub(super) fn blob_path(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm(), digest.hex())
+}
+
 /// Whether `path` is relative, in normal form and without `..`.
 pub(super) fn is_plain_path(path: &str) -> bool {
     let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);

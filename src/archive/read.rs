@@ -1,8 +1,8 @@
 //! Reads a package file once, from its beginning to its end, also from a pipe. Nothing that it says is believed before its digest
 //! was compared.
 
-use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::collections::{BTreeMap, HashSet};
+use std::io::{self, BufReader, Read};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -11,7 +11,8 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::format::{SKIPPABLE_HEADER, header_length};
 use super::header::{HEADER_LIMIT, Header, Packed};
-use super::order::{PackageFile, files_of};
+use super::order::{PackageFile, blob_path, files_of};
+use super::sections::Sections;
 use super::tar_content::verified;
 use crate::fault::{Fault, Reason};
 use crate::source::ByteStream;
@@ -26,10 +27,13 @@ pub(super) const WINDOW_LOG: u32 = 25;
 
 /// A package file that is read.
 pub struct Reader {
-    package: Packed,
-    /// The files that were not read yet, by their paths.
+    packages: Vec<Packed>,
+    /// The files that were not read yet, by their paths in the tar that is read.
     remaining: BTreeMap<String, PackageFile>,
+    /// The same for the second tar, which has what the first package lacks.
+    further: BTreeMap<String, PackageFile>,
     tar: TarReader,
+    second: Option<TarReader>,
 }
 
 impl Reader {
@@ -40,48 +44,60 @@ impl Reader {
     pub async fn open(input: impl Read + Send + 'static) -> Result<Self, Fault> {
         let (header, received) = oneshot::channel();
         let (chunks, content) = mpsc::channel(WAITING);
-        tokio::task::spawn_blocking(move || decompress(input, header, &chunks));
+        let (more, second) = mpsc::channel(WAITING);
+        tokio::task::spawn_blocking(move || decompress(input, header, chunks, more));
         // The thread says why it ended, if it ends before.
-        let header = received.await.map_err(|_| invalid("it cannot be read"))??;
-        let Ok([package]) = <[Packed; 1]>::try_from(header.packages) else {
-            return Err(invalid(
-                "it has several packages, which this version of jackal-operator does not read",
-            ));
+        let packages = received.await.map_err(|_| invalid("it cannot be read"))??.packages;
+        let (mut remaining, mut further) = (BTreeMap::new(), BTreeMap::new());
+        let mut known = HashSet::new();
+        for (at, package) in packages.iter().enumerate() {
+            let files = package.manifest.manifest().map(files_of).transpose()?;
+            let files = files.unwrap_or_default().into_iter();
+            for file in files.filter(|file| !package.omits(file)) {
+                let is_new = known.insert(file.digest.clone());
+                match at {
+                    0 => drop(remaining.insert(file.path.clone(), file)),
+                    _ if is_new => drop(further.insert(blob_path(&file.digest), file)),
+                    _ => {}
+                }
+            }
+        }
+        let tar = |content: mpsc::Receiver<Result<Bytes, Fault>>| {
+            TarReader::named("the file", ReceiverStream::new(content).boxed())
         };
-        let files = package
-            .manifest
-            .manifest()
-            .map(files_of)
-            .transpose()?
-            .unwrap_or_default();
-        let files = files.into_iter().filter(|file| !package.omits(file));
-        let files: Vec<PackageFile> = files.collect();
         Ok(Self {
-            package,
-            remaining: files.into_iter().map(|file| (file.path.clone(), file)).collect(),
-            tar: TarReader::named("the file", ReceiverStream::new(content).boxed()),
+            second: (packages.len() > 1).then(|| tar(second)),
+            packages,
+            remaining,
+            further,
+            tar: tar(content),
         })
     }
 
-    /// The package.
-    pub fn package(&self) -> &Packed {
-        &self.package
+    /// The packages.
+    pub fn packages(&self) -> &[Packed] {
+        &self.packages
     }
 
-    /// The next file of the package; `None` after the last, when every file was there. Its content is read by [`Self::content`],
-    /// before the next is asked for.
+    /// The next file; `None` after the last, when every file of every package was there. Content that several packages have comes
+    /// once, as a file of the first of them. It is read by [`Self::content`], before the next is asked for.
     ///
     /// # Errors
     /// A fault that names the file, where it is not one of the package or has another length.
     pub async fn next(&mut self) -> Result<Option<PackageFile>, Fault> {
-        let Some(entry) = self.tar.next().await? else {
-            return match self.remaining.keys().next() {
-                None => Ok(None),
-                Some(path) => Err(invalid(&format!(
-                    "it lacks {path} and {} others",
-                    self.remaining.len() - 1
-                ))),
+        let entry = loop {
+            if let Some(entry) = self.tar.next().await? {
+                break entry;
+            }
+            if let Some(path) = self.remaining.keys().next() {
+                let others = self.remaining.len() - 1;
+                return Err(invalid(&format!("it lacks {path} and {others} others")));
+            }
+            let Some(second) = self.second.take() else {
+                return Ok(None);
             };
+            self.tar = second;
+            self.remaining = std::mem::take(&mut self.further);
         };
         let shown: String = entry.path.chars().take(100).collect();
         match self.remaining.remove(&entry.path) {
@@ -106,19 +122,29 @@ pub(super) fn invalid(what: &str) -> Fault {
     Fault::stalled(Reason::SourceFailed, message)
 }
 
-/// Reads the header and then the tar, until nobody takes it any more.
+/// Reads the header, the first tar and the second, until nobody takes them any more.
 fn decompress(
     mut input: impl Read,
     header: oneshot::Sender<Result<Header, Fault>>,
-    chunks: &mpsc::Sender<Result<Bytes, Fault>>,
+    first: mpsc::Sender<Result<Bytes, Fault>>,
+    second: mpsc::Sender<Result<Bytes, Fault>>,
 ) {
     let read = read_header(&mut input);
+    let is_several = read.as_ref().is_ok_and(|header| header.packages.len() > 1);
     let failed = read.is_err();
     if header.send(read).is_err() || failed {
         return;
     }
-    if let Err(error) = copy(input, chunks) {
-        let _ = chunks.blocking_send(Err(invalid(&error.to_string())));
+    let mut sections = Sections::new(BufReader::new(input));
+    if let Err(error) = copy(&mut sections, &first) {
+        let _ = first.blocking_send(Err(invalid(&error.to_string())));
+        return;
+    }
+    // The end of the first tar is known by the end of its bytes.
+    drop(first);
+    sections.next_section();
+    if is_several && let Err(error) = copy(&mut sections, &second) {
+        let _ = second.blocking_send(Err(invalid(&error.to_string())));
     }
 }
 

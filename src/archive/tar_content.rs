@@ -7,8 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, try_unfold};
+use zstd::zstd_safe::get_frame_content_size;
 
-use super::format::{FRAME_CONTENT, SEEK_TABLE_FOOTER, SeekTable, StoredFrame, WINDOW, stored_blocks};
+use super::format::{
+    FRAME_CONTENT, SEEK_TABLE_FOOTER, SKIPPABLE_HEADER, SeekTable, StoredFrame, WINDOW, stored_blocks, wrapped_length,
+};
 use super::input::RandomAccess;
 use super::read::invalid;
 use crate::fault::Fault;
@@ -25,13 +28,16 @@ const PREFETCH: u64 = 16 << 20;
 /// Reads that are in flight ahead of the consumer.
 const AHEAD: usize = 2;
 /// The longest frame in bytes: that of incompressible content, whose blocks have headers.
-const FRAME_LIMIT: u64 = FRAME_CONTENT as u64 + (FRAME_CONTENT as u64 >> 6) + 1024;
+pub(super) const FRAME_LIMIT: u64 = FRAME_CONTENT as u64 + (FRAME_CONTENT as u64 >> 6) + 1024;
+/// The bytes of a frame that tell the length of its content (RFC 8878, section 3.1.1.1).
+const FRAME_START: usize = 18;
 /// The longest frame of a seek table in bytes: four million frames.
 const SEEK_TABLE_LIMIT: u64 = 32 << 20;
 
 /// A tar whose bytes can be read at any offset.
 pub trait TarContent: Send + Sync {
-    /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does.
+    /// The bytes from `offset`, at most `length` of them. An error ends them; they end early where the tar does, in which `offset`
+    /// lies: a file may hold a second one behind the first.
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static>;
 
     /// Whether what lies before an offset is decompressed to read there.
@@ -80,10 +86,13 @@ impl TarContent for PlainTar {
     }
 }
 
-/// A tar in the frames of a file with a seek table (zstd, `contrib/seekable_format`).
+/// A tar in the frames of a file with a seek table (zstd, `contrib/seekable_format`). A second tar may be in wrapped frames
+/// ([`super::format::wrapped`]); its bytes have the offsets behind those of the first.
 pub struct SeekableTar {
     input: Arc<dyn RandomAccess>,
     frames: Arc<[Frame]>,
+    /// Bytes of the first tar.
+    first: u64,
 }
 
 /// A frame of the file.
@@ -112,35 +121,87 @@ impl SeekableTar {
             return Err(invalid("its seek table does not fit its length"));
         }
         let mut frames = Vec::with_capacity(table.frames().len());
+        let mut skippable = Vec::new();
         let (mut offset, mut content_offset) = (0, 0);
         for (length, content) in table.frames() {
-            let frame = Frame {
-                offset,
-                length,
-                content_offset,
-                content,
-            };
+            match content {
+                0 => skippable.push((offset, length)),
+                _ => frames.push(Frame {
+                    offset,
+                    length,
+                    content_offset,
+                    content,
+                }),
+            }
             offset += length;
             content_offset += content;
-            // Skippable frames have no content, and are not read here.
-            if content > 0 {
-                if content > FRAME_CONTENT as u64 || length > FRAME_LIMIT {
-                    return Err(invalid("its seek table has a frame that is too long"));
-                }
-                frames.push(frame);
-            }
+        }
+        let first = content_offset;
+        let wrapped = {
+            let input = Arc::clone(&input);
+            blocking(move || wrapped_frames(&*input, &skippable, first)).await?
+        };
+        frames.extend(wrapped);
+        let is_long = |frame: &Frame| frame.content > FRAME_CONTENT as u64 || frame.length > FRAME_LIMIT;
+        if frames.iter().any(is_long) {
+            return Err(invalid("its seek table has a frame that is too long"));
         }
         Ok(Some(Self {
             input,
             frames: frames.into(),
+            first,
         }))
+    }
+
+    /// Bytes of the first tar, which is the offset of the second.
+    pub fn first_length(&self) -> u64 {
+        self.first
     }
 }
 
+/// The frames that are wrapped by those of `skippable`, which are given by their offsets and lengths in `input`. Their content
+/// begins at `content_offset`.
+fn wrapped_frames(
+    input: &dyn RandomAccess,
+    skippable: &[(u64, u64)],
+    mut content_offset: u64,
+) -> io::Result<Vec<Frame>> {
+    let mut frames = Vec::new();
+    for (offset, length) in skippable {
+        let mut start = [0; SKIPPABLE_HEADER + FRAME_START];
+        let known = usize::try_from(*length).map_or(start.len(), |length| length.min(start.len()));
+        let start = &mut start[..known];
+        input.read_exact_at(start, *offset)?;
+        let Some(inner) = wrapped_length(start) else { continue };
+        let content = start.get(SKIPPABLE_HEADER..).map(get_frame_content_size);
+        let (Some(Ok(Some(content))), true) = (content, u64::from(inner) + SKIPPABLE_HEADER as u64 == *length) else {
+            let message = "a wrapped frame does not say how long it is";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        };
+        frames.push(Frame {
+            offset: offset + SKIPPABLE_HEADER as u64,
+            length: u64::from(inner),
+            content_offset,
+            content,
+        });
+        let next = content_offset.checked_add(content);
+        content_offset = next.ok_or(io::ErrorKind::InvalidData)?;
+    }
+    Ok(frames)
+}
+
 impl SeekableTar {
+    /// The end of a read of `length` bytes at `offset`, which ends where the tar does.
+    fn end_of(&self, offset: u64, length: u64) -> u64 {
+        match offset.saturating_add(length) {
+            end if offset < self.first => end.min(self.first),
+            end => end,
+        }
+    }
+
     /// The places of the frames that hold the `length` bytes of content at `offset`.
     fn frames_of(&self, offset: u64, length: u64) -> Range<usize> {
-        let end = offset.saturating_add(length);
+        let end = self.end_of(offset, length);
         let first = self
             .frames
             .partition_point(|frame| frame.content_offset + frame.content <= offset);
@@ -158,7 +219,7 @@ impl TarContent for SeekableTar {
     }
 
     fn read(&self, offset: u64, length: u64) -> ByteStream<'static> {
-        let end = offset.saturating_add(length);
+        let end = self.end_of(offset, length);
         let (frames, input) = (Arc::clone(&self.frames), Arc::clone(&self.input));
         let range = self.frames_of(offset, length);
         let mut is_first = true;
@@ -300,7 +361,7 @@ fn read_table(input: &dyn RandomAccess) -> io::Result<Option<(SeekTable, u64)>> 
 }
 
 /// The content of `frame`, which is `length` bytes long. Stored content is not copied.
-fn decode(frame: Bytes, length: u64) -> io::Result<Vec<Bytes>> {
+pub(super) fn decode(frame: Bytes, length: u64) -> io::Result<Vec<Bytes>> {
     let differs = || {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -381,84 +442,4 @@ pub(super) fn verified<'a>(content: ByteStream<'a>, path: &str, expected: &crate
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::archive::format::{header, stored};
-    use crate::archive::testing::Memory;
-
-    fn content() -> Vec<u8> {
-        (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect()
-    }
-
-    fn seekable(content: &[u8]) -> Vec<u8> {
-        let (mut file, mut table) = (Vec::new(), SeekTable::default());
-        let frame = header(b"{}").unwrap();
-        table.push(frame.len(), 0).unwrap();
-        file.extend_from_slice(&frame);
-        for (at, piece) in content.chunks(FRAME_CONTENT / 2 + 3).enumerate() {
-            let frame = match at % 2 {
-                0 => stored(piece),
-                _ => zstd::bulk::compress(piece, 1).unwrap().into(),
-            };
-            table.push(frame.len(), piece.len()).unwrap();
-            file.extend_from_slice(&frame);
-        }
-        file.extend_from_slice(&table.frame().unwrap());
-        file
-    }
-
-    async fn all(tar: &dyn TarContent, offset: u64, length: u64) -> Vec<u8> {
-        let pieces: Vec<Bytes> = tar.read(offset, length).map(Result::unwrap).collect().await;
-        pieces.concat()
-    }
-
-    #[tokio::test]
-    async fn every_range_is_read() {
-        let content = content();
-        let plain = PlainTar::new(Arc::new(Memory(content.clone())));
-        let file = SeekableTar::open(Arc::new(Memory(seekable(&content))))
-            .await
-            .unwrap()
-            .unwrap();
-        let length = content.len();
-        let piece = FRAME_CONTENT / 2 + 3;
-        for (begin, end) in [
-            (0, 0),
-            (0, 1),
-            (0, length),
-            (piece - 1, piece + 1),
-            (piece, piece),
-            (1, 2 * piece + 5),
-            (length - 1, length),
-            (length, length + 5),
-            (length + 5, length + 9),
-        ] {
-            let expected = &content[begin.min(length)..end.min(length)];
-            let (offset, wanted) = (begin as u64, (end - begin) as u64);
-            assert!(all(&plain, offset, wanted).await == expected, "plain {begin}..{end}");
-            assert!(all(&file, offset, wanted).await == expected, "seekable {begin}..{end}");
-        }
-    }
-
-    #[tokio::test]
-    async fn wrong_lengths_in_the_seek_table_are_refused() {
-        let content = content();
-        let good = seekable(&content);
-        let mut longer = good.clone();
-        longer.insert(good.len() / 2, 0);
-        assert!(SeekableTar::open(Arc::new(Memory(longer))).await.is_err());
-        assert!(
-            SeekableTar::open(Arc::new(Memory(content.clone())))
-                .await
-                .unwrap()
-                .is_none()
-        );
-        let mut other = good.clone();
-        // The length of the content of the second frame.
-        let entries = good.len() - SEEK_TABLE_FOOTER - 8 * 4;
-        other[entries + 8 + 4] ^= 1;
-        let tar = SeekableTar::open(Arc::new(Memory(other))).await.unwrap().unwrap();
-        let read: Vec<_> = tar.read(0, u64::MAX).collect().await;
-        assert!(read.iter().any(Result::is_err));
-    }
-}
+mod tests;

@@ -1,138 +1,171 @@
-//! Writes a package of a repository as a package file, while it is read: nothing of it is kept anywhere else.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Writes a package file while its packages are read: nothing of them is kept anywhere else.
+//!
+//! Reading and hashing the packages, compressing, and writing run at the same time, some frames apart.
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use zstd::zstd_safe::CParameter;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::format::{self, FRAME_CONTENT, SeekTable, TooLong};
-use super::header::{Header, Packed};
-use super::inventory::Holdings;
-use super::omitted::omit;
-use super::order::{PackageFile, describe_first, files_of, listed};
+use super::format::{self, SeekTable, WRITTEN_CONTENT};
+use super::packing::{LEVEL, PackedFile, Packing, Part, cannot_compress, missing, too_long};
+use super::resume::Kept;
 use crate::fault::{Fault, Reason};
 use crate::hashing::BackgroundHasher;
-use crate::oci::{Content, Descriptor, Digest, Document, MANIFEST_LIMIT};
-use crate::package::{LAYOUT_INDEX, tar_header};
-use crate::transfer::{Destination, Progress};
+use crate::oci::{Descriptor, Digest};
+use crate::transfer::Progress;
 
-/// The level at which content is compressed that is not compressed yet: zstd's own default.
-const LEVEL: i32 = 3;
 /// Content that loses less than one part in this many is stored as it is.
 const WORTH: usize = 32;
-/// The most documents of a package that are read to find its manifests.
-const MANIFESTS: usize = 10_000;
+/// Frames that are compressed or wait to be written, of [`WRITTEN_CONTENT`] each.
+const QUEUED: usize = 3;
+/// Bytes that are hashed and written at once.
+const PIECE: usize = 1 << 20;
 
 /// A package file that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Bytes of the file.
     pub size: u64,
-    /// Bytes of the tar in it.
-    pub content: u64,
-    /// The files of the package.
+    /// The number of files of its packages.
     pub files: usize,
-    /// Blobs of the package that are left out.
+    /// Blobs of the packages that are left out.
     pub omitted: usize,
     /// The digest of the file.
     pub digest: Digest,
 }
 
-/// Writes the package with `manifest`, which `repository` holds, to `out`, without the content of `holdings`. The same package gives
-/// the same bytes. At most some frames of content are in memory. `progress` counts bytes of content.
+/// Writes what follows `kept` in the file of `packing` to `out`. The same packages give the same bytes. At most some frames of
+/// content are in memory. `progress` counts bytes of content.
 ///
 /// # Errors
 /// A fault that names the file of the package that cannot be read, or says that `out` cannot be written.
 pub async fn write(
-    repository: &dyn Destination,
-    manifest: &Document,
-    holdings: &Holdings,
+    packing: &Packing<'_>,
+    kept: Kept,
     out: impl AsyncWrite + Unpin,
     progress: &Progress,
 ) -> Result<Written, Fault> {
-    let content = manifest.manifest().filter(|_| manifest.is_package());
-    let content = content.ok_or_else(|| {
-        Fault::stalled(
-            Reason::SourceFailed,
-            format!("{} in {} is not a package", manifest.digest(), repository.name()),
-        )
-    })?;
-    let mut files = files_of(content)?;
-    let manifests = manifests(repository, &files).await?;
-    describe_first(&mut files, &manifests);
-    let omitted = omit(&mut files, holdings, &manifests);
-    progress.set_total(files.iter().fold(0, |sum, file| file.size.saturating_add(sum)));
-    let config = small(repository, &content.config).await?;
-    let header = Header {
-        packages: vec![Packed {
-            manifest: manifest.clone(),
-            config,
-            omitted,
-        }],
+    progress.set_total(packing.size());
+    progress.add_existing(kept.content);
+    let (frames, queue) = mpsc::channel(QUEUED);
+    let mut writer = Writer {
+        out,
+        table: kept.table,
+        hasher: BackgroundHasher::from(kept.hasher),
+        size: kept.size,
+        missing: packing.size().saturating_sub(kept.content),
     };
-    let omitted = header.packages.iter().map(|package| package.omitted.len()).sum();
-    let mut writer = Writer::new(out);
-    writer.header(&header).await?;
-    for file in &files {
-        let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
-        writer.file(repository, file, progress).await.map_err(within)?;
+    let reader = FrameReader {
+        frames,
+        progress,
+        padding: kept.padding,
+    };
+    // Both end, whichever fails, so that what was read is written: it need not be read again.
+    let (read, written) = futures::join!(reader.read(packing, kept.parts), writer.write(queue));
+    written?;
+    read?;
+    writer.finish(packing).await
+}
+
+/// A frame that waits to be written.
+struct Queued {
+    frame: Compressing,
+    /// Bytes of its content in the first tar.
+    content: usize,
+    /// Bytes of a package's file in it.
+    of_file: usize,
+}
+
+enum Compressing {
+    Done(Bytes),
+    Running(JoinHandle<std::io::Result<Bytes>>),
+}
+
+/// Reads the files of the packages, and makes frames of them.
+struct FrameReader<'p> {
+    frames: mpsc::Sender<Queued>,
+    progress: &'p Progress,
+    padding: usize,
+}
+
+impl FrameReader<'_> {
+    /// Reads what follows the first `begin` parts; all of it, the header included, where there is `None`.
+    async fn read(mut self, packing: &Packing<'_>, begin: Option<usize>) -> Result<(), Fault> {
+        if begin.is_none() {
+            self.send(Compressing::Done(packing.header.clone()), 0, 0).await?;
+        }
+        for part in packing.parts.iter().skip(begin.unwrap_or_default()) {
+            let (start, length) = part.start(std::mem::take(&mut self.padding)).await?;
+            let length = if part.second { 0 } else { length };
+            self.send(Compressing::Done(start), length, 0).await?;
+            if let Some(packed) = &part.file {
+                let within =
+                    |fault: Fault| fault.with_context(format_args!("file `{}` of the package", packed.file.path));
+                self.file(part, packed).await.map_err(within)?;
+            }
+            self.padding = part.padding();
+        }
+        Ok(())
     }
-    writer.finish(files.len(), omitted).await
-}
 
-/// A small document of the package.
-async fn small(repository: &dyn Destination, blob: &Descriptor) -> Result<Bytes, Fault> {
-    match repository.blob(&blob.digest, MANIFEST_LIMIT).await? {
-        Some(content) => Ok(content),
-        None => Err(missing(repository, &blob.digest)),
-    }
-}
-
-fn missing(repository: &dyn Destination, digest: &Digest) -> Fault {
-    Fault::stalled(
-        Reason::SourceFailed,
-        format!(
-            "{} does not hold {digest}; publish the package again",
-            repository.name()
-        ),
-    )
-}
-
-/// The digests of all manifests of the package's images.
-async fn manifests(repository: &dyn Destination, files: &[PackageFile]) -> Result<BTreeSet<Digest>, Fault> {
-    let mut found: BTreeMap<Digest, u64> = BTreeMap::new();
-    let mut open: Vec<Digest> = files
-        .iter()
-        .filter(|file| file.path == LAYOUT_INDEX)
-        .map(|file| file.digest.clone())
-        .collect();
-    while let Some(digest) = open.pop() {
-        let content = repository.blob(&digest, MANIFEST_LIMIT).await?;
-        let content = content.ok_or_else(|| missing(repository, &digest))?;
-        let document = Document::parse(None, content).map_err(|error| {
-            Fault::stalled(
-                Reason::SourceFailed,
-                format!("{digest} of {} cannot be read: {error}", repository.name()),
-            )
-        })?;
-        let Content::Index(index) = &document.content else {
-            continue;
+    async fn send(&self, frame: Compressing, content: usize, of_file: usize) -> Result<(), Fault> {
+        let queued = Queued {
+            frame,
+            content,
+            of_file,
         };
-        for file in listed(files, index) {
-            if found.insert(file.digest.clone(), file.size).is_none() {
-                open.push(file.digest.clone());
+        // The writer says why it ended.
+        let sent = self.frames.send(queued).await;
+        sent.map_err(|_| cannot_write(&std::io::ErrorKind::BrokenPipe.into(), 0))
+    }
+
+    /// The content of one file.
+    async fn file(&self, part: &Part<'_>, packed: &PackedFile<'_>) -> Result<(), Fault> {
+        let PackedFile { repository, file, .. } = packed;
+        let descriptor = Descriptor::new("", file.digest.clone(), file.size);
+        let content = repository.read(&descriptor).await?;
+        let mut content = content.ok_or_else(|| missing(*repository, &file.digest))?;
+        let mut hasher = BackgroundHasher::new(Some(&file.digest));
+        let (mut length, mut buffer) = (0_u64, BytesMut::new());
+        let mut stored = None;
+        loop {
+            let chunk = content.next().await.transpose()?;
+            if let Some(chunk) = &chunk {
+                length += chunk.len() as u64;
+                if length > file.size {
+                    return Err(differs(packed));
+                }
+                hasher.update(chunk).await;
+                if buffer.capacity() - buffer.len() < chunk.len() {
+                    // One allocation for a frame, and no more than the file needs.
+                    let rest = usize::try_from(file.size - length).unwrap_or(WRITTEN_CONTENT);
+                    buffer.reserve(chunk.len() + rest.min(WRITTEN_CONTENT));
+                }
+                buffer.extend_from_slice(chunk);
+                self.progress.add_moved(chunk.len() as u64);
+            }
+            let ended = chunk.is_none();
+            while buffer.len() >= WRITTEN_CONTENT || (ended && !buffer.is_empty()) {
+                let piece = buffer.split_to(buffer.len().min(WRITTEN_CONTENT)).freeze();
+                let stored = *stored.get_or_insert_with(|| is_compressed(&piece));
+                let of_file = piece.len();
+                let content = if part.second { 0 } else { of_file };
+                let wrapped = part.second;
+                let frame = tokio::task::spawn_blocking(move || frame_of(&piece, stored, wrapped));
+                self.send(Compressing::Running(frame), content, of_file).await?;
+            }
+            if ended {
+                break;
             }
         }
-        if found.len() > MANIFESTS {
-            return Err(Fault::stalled(
-                Reason::SourceFailed,
-                format!("the package lists more than {MANIFESTS} manifests; make several packages of it"),
-            ));
+        let digest = hasher.finish().await.map_err(stopped)?;
+        if length != file.size || digest != file.digest {
+            return Err(differs(packed));
         }
+        Ok(())
     }
-    Ok(found.into_keys().collect())
 }
 
 /// Writes frames, and remembers their lengths.
@@ -141,118 +174,65 @@ struct Writer<W> {
     table: SeekTable,
     hasher: BackgroundHasher,
     size: u64,
-    /// Blocks of the tar that follow a file's content: they go before the header of the next.
-    padding: usize,
+    /// Bytes of the packages' files that were not written yet.
+    missing: u64,
 }
 
 impl<W: AsyncWrite + Unpin> Writer<W> {
-    fn new(out: W) -> Self {
-        Self {
-            out,
-            table: SeekTable::default(),
-            hasher: BackgroundHasher::new(None),
-            size: 0,
-            padding: 0,
+    async fn write(&mut self, mut queue: mpsc::Receiver<Queued>) -> Result<(), Fault> {
+        while let Some(queued) = queue.recv().await {
+            let frame = match queued.frame {
+                Compressing::Done(frame) => frame,
+                Compressing::Running(frame) => frame.await.map_err(stopped)?.map_err(cannot_compress)?,
+            };
+            self.table.push(frame.len(), queued.content).map_err(too_long)?;
+            self.bytes(frame).await?;
+            self.missing = self.missing.saturating_sub(queued.of_file as u64);
         }
-    }
-
-    async fn bytes(&mut self, bytes: Bytes) -> Result<(), Fault> {
-        self.hasher.update(&bytes).await;
-        self.size += bytes.len() as u64;
-        let written = self.out.write_all(&bytes).await;
-        written.map_err(|error| Fault::retryable(Reason::PushFailed, format!("the file cannot be written: {error}")))
-    }
-
-    async fn frame(&mut self, frame: Bytes, content: usize) -> Result<(), Fault> {
-        self.table.push(frame.len(), content).map_err(too_long)?;
-        self.bytes(frame).await
-    }
-
-    async fn header(&mut self, header: &Header) -> Result<(), Fault> {
-        let frame = format::header(&header.encode()).map_err(too_long)?;
-        self.frame(frame, 0).await
-    }
-
-    /// Header and content of one file.
-    async fn file(
-        &mut self,
-        repository: &dyn Destination,
-        file: &PackageFile,
-        progress: &Progress,
-    ) -> Result<(), Fault> {
-        let mut start = vec![0; std::mem::take(&mut self.padding)];
-        start.extend(tar_header(&file.path, 0o644, file.size).await?);
-        self.frame(checked(&start)?, start.len()).await?;
-
-        let descriptor = Descriptor::new("", file.digest.clone(), file.size);
-        let content = repository.read(&descriptor).await?;
-        let mut content = content.ok_or_else(|| missing(repository, &file.digest))?;
-        let mut hasher = BackgroundHasher::new(Some(&file.digest));
-        let (mut length, mut buffer) = (0_u64, BytesMut::new());
-        let mut compressed = None;
-        loop {
-            let chunk = content.next().await.transpose()?;
-            if let Some(chunk) = &chunk {
-                length += chunk.len() as u64;
-                if length > file.size {
-                    return Err(differs(repository, file));
-                }
-                hasher.update(chunk).await;
-                buffer.extend_from_slice(chunk);
-                progress.add_moved(chunk.len() as u64);
-            }
-            let ended = chunk.is_none();
-            while buffer.len() >= FRAME_CONTENT || (ended && !buffer.is_empty()) {
-                let piece = buffer.split_to(buffer.len().min(FRAME_CONTENT)).freeze();
-                let stored = *compressed.get_or_insert_with(|| is_compressed(&piece));
-                let length = piece.len();
-                let frame = frame_of(piece, stored).await?;
-                self.frame(frame, length).await?;
-            }
-            if ended {
-                break;
-            }
-        }
-        let digest = hasher.finish().await.map_err(stopped)?;
-        if length != file.size || digest != file.digest {
-            return Err(differs(repository, file));
-        }
-        self.padding = usize::try_from(file.size.next_multiple_of(512) - file.size).unwrap_or_default();
         Ok(())
     }
 
-    /// The end of the tar, and the seek table.
-    async fn finish(mut self, files: usize, omitted: usize) -> Result<Written, Fault> {
-        let end = vec![0; std::mem::take(&mut self.padding) + 1024];
-        self.frame(checked(&end)?, end.len()).await?;
-        let content = self.table.content();
+    async fn bytes(&mut self, mut bytes: Bytes) -> Result<(), Fault> {
+        self.size += bytes.len() as u64;
+        // In pieces, so that a frame that was written is not kept by the hasher.
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            self.hasher.update(&piece).await;
+            let written = self.out.write_all(&piece).await;
+            written.map_err(|error| cannot_write(&error, self.missing))?;
+        }
+        Ok(())
+    }
+
+    /// The seek table.
+    async fn finish(mut self, packing: &Packing<'_>) -> Result<Written, Fault> {
         let table = self.table.frame().map_err(too_long)?;
         self.bytes(table).await?;
         let flushed = self.out.flush().await;
-        flushed
-            .map_err(|error| Fault::retryable(Reason::PushFailed, format!("the file cannot be written: {error}")))?;
+        flushed.map_err(|error| cannot_write(&error, 0))?;
         Ok(Written {
             size: self.size,
-            content,
-            files,
-            omitted,
+            files: packing.files(),
+            omitted: packing.omitted,
             digest: self.hasher.finish().await.map_err(stopped)?,
         })
     }
 }
 
-/// The frame of tar headers and padding, with a checksum: no digest of the package covers them.
-fn checked(content: &[u8]) -> Result<Bytes, Fault> {
-    let compress = || {
-        let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
-        compressor.set_parameter(CParameter::ChecksumFlag(true))?;
-        compressor.compress(content)
+/// Why the file cannot be written. `missing` is what the packages have that is not in it.
+pub(super) fn cannot_write(error: &std::io::Error, missing: u64) -> Fault {
+    let message = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => format!(
+            "the file cannot be written, the disk is full: up to {missing} bytes are missing; free them and repeat the command, or write \
+             to another disk"
+        ),
+        _ => format!("the file cannot be written: {error}"),
     };
-    compress().map(Bytes::from).map_err(cannot_compress)
+    Fault::retryable(Reason::PushFailed, message)
 }
 
 /// Whether content that begins like this is compressed: gzip (RFC 1952), Zstandard (RFC 8878), xz or bzip2.
-fn is_compressed(start: &[u8]) -> bool {
+pub(super) fn is_compressed(start: &[u8]) -> bool {
     let magics: [&[u8]; 4] = [
         &[0x1f, 0x8b],
         &[0x28, 0xb5, 0x2f, 0xfd],
@@ -263,39 +243,30 @@ fn is_compressed(start: &[u8]) -> bool {
 }
 
 /// The frame of `content`, compressed unless it is `stored` or gets no shorter.
-async fn frame_of(content: Bytes, stored: bool) -> Result<Bytes, Fault> {
-    if stored {
-        return Ok(format::stored(&content));
+pub(super) fn frame_of(content: &[u8], stored: bool, wrapped: bool) -> std::io::Result<Bytes> {
+    let frame = match stored {
+        true => format::stored(content),
+        false => match zstd::bulk::compress(content, LEVEL)? {
+            compressed if compressed.len() < content.len() - content.len() / WORTH => compressed.into(),
+            _ => format::stored(content),
+        },
+    };
+    match wrapped {
+        true => format::wrapped(&frame).map_err(std::io::Error::other),
+        false => Ok(frame),
     }
-    let compressed = tokio::task::spawn_blocking(move || {
-        let compressed = zstd::bulk::compress(&content, LEVEL)?;
-        Ok(match compressed.len() < content.len() - content.len() / WORTH {
-            true => compressed.into(),
-            false => format::stored(&content),
-        })
-    });
-    let compressed: std::io::Result<Bytes> = compressed.await.map_err(stopped)?;
-    compressed.map_err(cannot_compress)
 }
 
-fn cannot_compress(error: std::io::Error) -> Fault {
-    Fault::retryable(Reason::PackageFailed, format!("it cannot be compressed: {error}"))
-}
-
-fn differs(repository: &dyn Destination, file: &PackageFile) -> Fault {
+fn differs(packed: &PackedFile<'_>) -> Fault {
     Fault::retryable(
         Reason::SourceFailed,
         format!(
             "{} sent content that is not {} of {} bytes; run pack again, and publish the package again if it fails again",
-            repository.name(),
-            file.digest,
-            file.size
+            packed.repository.name(),
+            packed.file.digest,
+            packed.file.size
         ),
     )
-}
-
-fn too_long(error: TooLong) -> Fault {
-    Fault::stalled(Reason::PackageFailed, error.to_string())
 }
 
 fn stopped(error: tokio::task::JoinError) -> Fault {

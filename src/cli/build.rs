@@ -5,6 +5,7 @@ mod check;
 mod content;
 mod context;
 mod host;
+pub(super) mod made;
 mod report;
 mod tag_selections;
 pub(super) mod target;

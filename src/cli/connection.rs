@@ -17,12 +17,12 @@ pub(super) struct ConnectionFlags {
     #[arg(long)]
     pub insecure: bool,
     #[command(flatten)]
-    authorities: AuthorityFlags,
+    pub authorities: AuthorityFlags,
     #[command(flatten)]
-    limits: LimitFlags,
+    pub limits: LimitFlags,
     /// How long a request may make no progress.
     #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = duration)]
-    stall_timeout: Duration,
+    pub stall_timeout: Duration,
 }
 
 impl ConnectionFlags {

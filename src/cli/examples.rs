@@ -52,6 +52,20 @@ Examples:
   # Convert a definition that names files outside of its own directory
   jackal-operator convert packages/web/zarf.yaml --root packages";
 
+pub(super) const BOOTSTRAP: &str = "\
+Examples:
+  # Install the operator, a registry and all packages of an archive
+  jackal-operator bootstrap site.tar.zst --kubeconfig site.kubeconfig
+  # Print the objects
+  jackal-operator bootstrap site.tar.zst --dry-run
+  # Import the first images into the containerd of the nodes, in a cluster without storage classes
+  jackal-operator bootstrap site.tar.zst --import --ephemeral-storage --storage-size 30Gi
+  # Upgrade the operator, the registry and the packages, and go back
+  jackal-operator bootstrap site-2.tar.zst
+  jackal-operator bootstrap site.tar.zst --downgrade
+  # Remove everything
+  jackal-operator bootstrap --undo --delete-data --yes";
+
 pub(super) const SBOM: &str = "\
 Examples:
   # Generate the SBOMs of an image in a registry
@@ -72,6 +86,10 @@ Examples:
   jackal-operator pack registry.example.com/team/shop:1.4.0 --output zarf-package-shop-amd64-1.4.0.tar.zst
   # One that build wrote into an OCI layout
   jackal-operator pack oci:shop:shop:1.4.0 --output shop.tar.zst
+  # One that is built from its definition, with images of registries and engines
+  jackal-operator pack shop.yaml --output shop.tar.zst
+  # Several packages; Zarf reads the first
+  jackal-operator pack registry.example.com/team/shop:1.4.0 oci:tools:tools:2.0.0 --output site.tar.zst
   # Into a pipe
   jackal-operator pack registry.example.com/team/shop:1.4.0 --output - | ssh site tee shop.tar.zst
   # In parts, two of which may get lost
@@ -92,6 +110,8 @@ Examples:
   jackal-operator load shop.tar.zst --to registry.example.com/team
   # A file in parts
   jackal-operator load shop.tar.zst.part000 --to registry.example.com/team
+  # Only if it is signed, with a receipt
+  jackal-operator load shop.tar.zst --to registry.example.com/team --key cosign.pub --receipt receipt.json
   # Out of a pipe
   ssh laptop cat shop.tar.zst | jackal-operator load - --to registry.example.com
   # Into an OCI layout
@@ -145,6 +165,20 @@ Examples:
   # Fail where anything differs
   jackal-operator diff shop-1.4.0.tar.zst shop-1.5.0.tar.zst --exit-code --output json";
 
+pub(super) const PREFLIGHT: &str = "\
+Examples:
+  # Whether a package file can be installed in the cluster of the current kubeconfig
+  jackal-operator preflight shop.tar.zst
+  # Another cluster, without a file, as JSON
+  jackal-operator preflight --kubeconfig site.kubeconfig --context site -o json";
+
+pub(super) const BOOTSTRAP_EXPORT: &str = "\
+Examples:
+  # Files for the nodes of k3s
+  jackal-operator bootstrap export shop.tar.zst --for k3s --to nodes
+  # A file for ctr with one image
+  jackal-operator bootstrap export shop.tar.zst --for containerd --to nodes --image registry.example.com/team/web:1";
+
 pub(super) const SERVE: &str = "\
 Examples:
   # For programs on this machine
@@ -153,6 +187,23 @@ Examples:
   jackal-operator serve shop.tar.zst tools.tar.zst --listen 0.0.0.0:5000 --tls-cert tls.crt --tls-key tls.key
   # With the names that the webhook of Zarf gives to the images of pods
   jackal-operator serve shop.tar.zst --naming zarf";
+
+pub(super) const PROXY: &str = "\
+Examples:
+  # On a node of a cluster whose chart runs the registry
+  jackal-operator proxy --registry jackal-operator-registry.jackal-operator.svc:5001 --ca-file ca.crt --credentials config.json";
+
+pub(super) const IDLE: &str = "\
+Examples:
+  # In a pod whose init container has the image that the node is to keep
+  jackal-operator idle";
+
+pub(super) const GARBAGE_COLLECT: &str = "\
+Examples:
+  # Once; it ends after the quarantine
+  jackal-operator garbage-collect /var/lib/registry
+  # What would be freed
+  jackal-operator garbage-collect /var/lib/registry --dry-run --output json";
 
 pub(super) const VERIFY: &str = "\
 Examples:

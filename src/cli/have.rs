@@ -25,6 +25,11 @@ pub(super) struct HaveFlags {
 }
 
 impl HaveFlags {
+    /// Whether an inventory is named.
+    pub fn is_given(&self) -> bool {
+        self.have.is_some()
+    }
+
     /// What the inventory says of the blobs `wanted`; nothing without one.
     pub async fn read(&self, wanted: &HashSet<Digest>) -> Result<Holdings, UsageError> {
         let Some(path) = &self.have else {

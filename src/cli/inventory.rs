@@ -138,7 +138,9 @@ impl Inventory {
         let target = Target::parse(&self.place)
             .map_err(|error| UsageError(error.to_string().trim_start_matches("--to ").to_owned()))?;
         match target {
-            Target::Nowhere => Err(UsageError(format!("{}: it names no registry", self.place)).into()),
+            Target::Archive(_) | Target::Nowhere => {
+                Err(UsageError(format!("{}: it names no registry", self.place)).into())
+            }
             Target::Layout(_) if !self.repository.is_empty() => {
                 let message = "--repository: an OCI layout lists its repositories itself".to_owned();
                 Err(UsageError(message).into())

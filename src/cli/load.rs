@@ -3,18 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::build::target::Target;
+use super::cluster::duration;
 use super::connection::ConnectionFlags;
 use super::progress::{Display, Output, bytes};
+use super::receipt::{self, ReceiptFlags};
+use super::signer::SignerFlags;
+use super::state::state_folder;
 use super::{UsageError, examples, print, until};
-use crate::archive::{self, Loaded, LoadedImages, Missing, Reader};
+use crate::archive::{self, Loaded, LoadedImage, LoadedImages, Missing, Reader, Retries};
 use crate::fault::Fault;
-use crate::oci::{Location, Naming, Reference};
+use crate::oci::{Naming, Reference};
+use crate::registry::UploadRecords;
 use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestination};
 
 /// How images are named in the registry.
@@ -44,6 +50,10 @@ impl From<NamingFlag> for Naming {
 /// OCI layout, a file of `docker save` or an archive of hauler. Its format is told by its content. It is read without a temporary
 /// copy. Every digest is verified before a tag is written. Content that exists in the registry already is not sent, so a repeat
 /// after an interruption sends the rest.
+/// An upload that broke off, even with the process, continues where the registry has it.
+///
+/// With --key or --identity, the packages must be signed so in themselves, as `build --key` and `zarf package sign` do it, and the
+/// signature covers every file; else nothing is loaded.
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used, 130 interrupted.
 #[derive(Debug, Args)]
@@ -62,7 +72,14 @@ pub(super) struct Load {
     #[arg(long, value_enum, default_value = "plain")]
     naming: NamingFlag,
     #[command(flatten)]
+    signer: SignerFlags,
+    #[command(flatten)]
+    receipt: ReceiptFlags,
+    #[command(flatten)]
     connection: ConnectionFlags,
+    /// How long a broken connection to the registry is tried again without progress, as of a port-forward that ended.
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = duration)]
+    retry_timeout: Duration,
     /// How the result is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -93,35 +110,62 @@ impl Load {
 
     async fn load(&self) -> anyhow::Result<()> {
         let target = Target::parse(&self.to)?;
+        let requirement = self.signer.requirement().await?;
+        let receipt = self.receipt.prepare().await?;
         let open = self.destinations(&target).await?;
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
         let within = |fault: Fault| fault.with_context(self.file.display());
         let progress = Arc::new(Progress::default());
+        let retries = Retries::new(match target {
+            // Files do not come back.
+            Target::Layout(_) => Duration::ZERO,
+            _ => self.retry_timeout,
+        });
         let to = archive::Target {
             address: &address,
             prefix: &prefix,
             naming: self.naming.into(),
             open: &*open,
+            retries: &retries,
         };
         let display = Display::new(self.output, false);
         let name = self.file.display().to_string();
+        let is_verified = requirement.is_some();
+        let about = |packages, images, sent| receipt::Load {
+            file: &name,
+            target: &target,
+            to: &self.to,
+            is_verified,
+            packages,
+            images,
+            sent,
+        };
         let loaded = if self.file == Path::new("-") {
             if self.name.is_some() {
                 return Err(UsageError("--name names the image of a file, not of standard input".to_owned()).into());
             }
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
-            let work = archive::load_stream(reader, &to, &progress);
-            vec![display.follow(&name, &progress, work).await?]
+            let work = archive::load_stream(reader, &to, requirement.as_ref(), &progress);
+            display.follow(&name, &progress, work).await?
         } else {
             let mut archive = archive::open(&self.file).await?;
             if let Some(name) = &self.name {
                 archive = archive.with_name(name.clone()).map_err(within)?;
             }
             let archive = Arc::new(archive);
+            if let Some(requirement) = &requirement {
+                let verified = archive::verify_signatures(&archive, requirement);
+                verified.await.map_err(within)?;
+            }
             if archive.packages().is_empty() {
                 let work = archive::load_images(&archive, &to, &progress);
                 let loaded = display.follow(&name, &progress, work).await.map_err(within)?;
                 self.report_images(&target, &loaded);
+                if let Some(receipt) = receipt {
+                    let images = loaded.images.iter().collect();
+                    let load = about(&[], images, loaded.sent);
+                    receipt.write(&load).await?;
+                }
                 return Ok(());
             }
             if self.output == Output::Json {
@@ -134,6 +178,11 @@ impl Load {
         };
         for loaded in &loaded {
             self.report(&target, loaded);
+        }
+        if let Some(receipt) = receipt {
+            let images = loaded.iter().flat_map(|package| &package.images).collect();
+            let sent = loaded.iter().fold(0, |sum, package| package.sent.saturating_add(sum));
+            receipt.write(&about(&loaded, images, sent)).await?;
         }
         Ok(())
     }
@@ -151,9 +200,18 @@ impl Load {
             Target::Registry { host, prefix } => {
                 let clients = self.connection.clients().await?;
                 let registry = clients.destination(host, prefix, self.connection.insecure).await?;
-                Box::new(move |repository| Arc::new(RegistryDestination::new(registry.repository(repository))))
+                let records = upload_records();
+                Box::new(move |repository| {
+                    let destination = RegistryDestination::new(registry.repository(repository));
+                    match &records {
+                        Some(records) => Arc::new(destination.with_records(Arc::clone(records))),
+                        None => Arc::new(destination),
+                    }
+                })
             }
-            Target::Nowhere => return Err(UsageError(format!("--to {}: it names no destination", self.to)).into()),
+            Target::Archive(_) | Target::Nowhere => {
+                return Err(UsageError(format!("--to {}: it names no destination", self.to)).into());
+            }
         })
     }
 
@@ -198,12 +256,16 @@ impl Load {
 }
 
 /// The names of `images` in the target.
-fn names(target: &Target, images: &[Location]) -> Vec<String> {
-    let names = |image: &Location| -> Vec<String> {
-        let tags = image.tags.iter();
-        tags.map(|tag| target.name_of(&image.repository, tag)).collect()
-    };
-    images.iter().flat_map(names).collect()
+fn names(target: &Target, images: &[LoadedImage]) -> Vec<String> {
+    images
+        .iter()
+        .flat_map(|image| target.names_of(&image.location))
+        .collect()
+}
+
+/// The records of uploads that are not complete; none without a home.
+fn upload_records() -> Option<Arc<UploadRecords>> {
+    Some(Arc::new(UploadRecords::new(state_folder("uploads")?)))
 }
 
 /// Content that the file leaves out and the destination does not hold, as `--output json` prints it.

@@ -2,6 +2,8 @@
 
 mod agent;
 mod authorities;
+mod bootstrap;
+mod bootstrap_export;
 mod build;
 mod cluster;
 mod completion;
@@ -15,26 +17,35 @@ mod diff;
 mod engine;
 mod examples;
 mod files;
+mod garbage_collect;
 mod have;
+mod idle;
+mod import_images;
 mod inspect;
 mod inventory;
 mod join;
 mod key;
+mod kubeconfig;
 mod limits;
 mod load;
 mod output_file;
 mod pack;
 mod package_file;
 mod part_flags;
+mod preflight;
 mod print;
 mod probe;
 mod progress;
+mod proxy;
+mod receipt;
 mod registry_clients;
 mod repair;
 mod sbom;
 mod serve;
 mod sign;
+mod signer;
 mod split;
+mod state;
 mod stored;
 mod unpack;
 mod verify;
@@ -95,6 +106,12 @@ enum Action {
     Inspect(inspect::Inspect),
     Diff(diff::Diff),
     Serve(serve::Serve),
+    Preflight(preflight::Preflight),
+    Bootstrap(bootstrap::Bootstrap),
+    ImportImages(import_images::ImportImages),
+    Proxy(proxy::Proxy),
+    GarbageCollect(garbage_collect::GarbageCollect),
+    Idle(idle::Idle),
     Sbom(sbom::Sbom),
     Sign(sign::Sign),
     Verify(verify::Verify),
@@ -128,7 +145,7 @@ impl Command {
             return ExitCode::from(EXIT_USAGE);
         }
         let front = match self.action {
-            Action::Controller(_) | Action::Agent(_) => Frontend::Cluster,
+            Action::Controller(_) | Action::Agent(_) | Action::Proxy(_) => Frontend::Cluster,
             _ => Frontend::CommandLine,
         };
         front.choose();
@@ -146,6 +163,12 @@ impl Command {
             Action::Inspect(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Diff(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Serve(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::ImportImages(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Bootstrap(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Preflight(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Proxy(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::GarbageCollect(command) => in_runtime(front, |stop| command.run(stop)),
+            Action::Idle(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sbom(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Sign(command) => in_runtime(front, |stop| command.run(stop)),
             Action::Verify(command) => in_runtime(front, |stop| command.run(stop)),
@@ -209,7 +232,13 @@ fn failure(name: &str, error: &anyhow::Error) -> ExitCode {
 }
 
 /// Libraries whose logs repeat errors that the operator reports itself.
-const QUIET_LIBRARIES: [&str; 4] = ["rustls", "hyper", "hyper_util", "reqwest"];
+const QUIET_LIBRARIES: [&str; 5] = [
+    "rustls",
+    "hyper",
+    "hyper_util",
+    "reqwest",
+    "kube_client::client::builder",
+];
 
 fn start_log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
     // Any non-empty NO_COLOR disables colours (no-color.org).

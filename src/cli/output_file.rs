@@ -48,19 +48,18 @@ impl OutputFile {
         });
         named.await?.with_context(|| cannot_write(&path))
     }
+
+    /// Writes `content` and gives the file its name.
+    pub async fn write(self, content: &[u8]) -> anyhow::Result<()> {
+        let mut out = self.open()?;
+        out.write_all(content).await.with_context(|| cannot_write(&self.path))?;
+        out.flush().await.with_context(|| cannot_write(&self.path))?;
+        self.finish().await
+    }
 }
 
 fn cannot_write(path: &Path) -> String {
     format!("{} cannot be written", path.display())
-}
-
-/// Writes `content` as the file `path`, whole or not at all.
-pub(super) async fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let file = OutputFile::beside(path)?;
-    let mut out = file.open()?;
-    out.write_all(content).await.with_context(|| cannot_write(path))?;
-    out.flush().await.with_context(|| cannot_write(path))?;
-    file.finish().await
 }
 
 /// The path of the bundle that signs the file `path`.
@@ -73,7 +72,7 @@ pub(super) fn signature_path(path: &Path) -> PathBuf {
 /// Writes the bundle by which `key` signs the file `path`, whose content has the digest `digest`, as `cosign sign-blob` does.
 pub(super) async fn write_signature(key: &SigningKey, digest: &Digest, path: &Path) -> anyhow::Result<()> {
     let bundle = Bundle::of_digest(key, digest).with_context(|| format!("{} cannot be signed", path.display()))?;
-    write(&signature_path(path), &bundle.json()).await
+    OutputFile::beside(&signature_path(path))?.write(&bundle.json()).await
 }
 
 /// Standard output without the buffer that ends lines.

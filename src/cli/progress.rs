@@ -49,6 +49,11 @@ impl Display {
         }
     }
 
+    /// Prints a line on standard error, above the bars.
+    pub fn note(&self, line: impl Shown) {
+        self.above(|| print::note(line));
+    }
+
     /// Prints a message of `build` on standard error, above the bars, with the command's name before each line.
     pub fn warn(&self, text: impl Shown) {
         let text = text.to_string();

@@ -12,8 +12,8 @@ use super::load::NamingFlag;
 use super::progress::Output;
 use super::{EXIT_INTERRUPTED, UsageError, examples, failure, print};
 use crate::archive;
-use crate::serve::{Content, Counts, Limits, Server, server_config};
-use crate::server::{ListenAddress, ListenError};
+use crate::serve::{Content, Counts, Limits, Server};
+use crate::server::{ListenAddress, ListenError, server_config};
 
 /// Serve package files as a read-only registry, without unpacking them.
 ///

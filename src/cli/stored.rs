@@ -36,7 +36,13 @@ impl StoredFlags {
 
     /// Reads its manifest or index.
     pub async fn open(&self) -> anyhow::Result<Stored> {
-        let text = &self.reference;
+        Stored::open(&self.reference, &self.connection).await
+    }
+}
+
+impl Stored {
+    /// Reads the manifest or index of the image or package that `text` names.
+    pub async fn open(text: &str, connection: &ConnectionFlags) -> anyhow::Result<Self> {
         let (repository, identifier): (Box<dyn Destination>, String) = match text.strip_prefix("oci:") {
             Some(rest) if !rest.starts_with("//") => {
                 let parts = rest
@@ -50,8 +56,8 @@ impl StoredFlags {
             _ => {
                 let bare = text.strip_prefix("oci://").unwrap_or(text);
                 let reference: Reference = bare.parse().map_err(|error| UsageError(format!("{error}")))?;
-                let access = self.connection.clients().await?;
-                let registry = access.source(&reference, self.connection.insecure).await?;
+                let access = connection.clients().await?;
+                let registry = access.source(&reference, connection.insecure).await?;
                 let repository = registry.repository(reference.repository());
                 (
                     Box::new(RegistryDestination::new(repository)),
@@ -62,7 +68,7 @@ impl StoredFlags {
         let document = repository.document(&identifier).await?;
         let document = document.ok_or_else(|| anyhow::anyhow!("{text} does not exist; check the name and the tag"))?;
         let name = format!("{}@{}", repository.name(), document.digest());
-        Ok(Stored {
+        Ok(Self {
             repository,
             document,
             name,

@@ -117,4 +117,5 @@ pub use keychain::{Keychain, parse_helper_response};
 pub use locks::named_lock;
 pub use repository::Repository;
 pub use restrictions::Restrictions;
-pub use upload::{MountResult, PendingUpload, UploadError};
+pub use tls::client_config;
+pub use upload::{MountResult, PendingUpload, UploadError, UploadRecord, UploadRecords};

@@ -24,16 +24,21 @@ const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.
 const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
 /// Why TLS cannot be set up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum TlsSetupError {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TlsSetupError {
     /// A configured certificate or key cannot be used.
+    #[error("{0}")]
     Configured(String),
     /// There is no CA certificate: neither the system nor the configuration has one.
+    #[error("the system has no CA certificates, and none were configured")]
     NoAuthority,
 }
 
-/// Creates the TLS configuration from the trusted CAs and the client certificate.
-pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig, TlsSetupError> {
+/// Creates the TLS configuration of a client from the trusted CAs and the client certificate.
+///
+/// # Errors
+/// When a certificate cannot be used, or nothing is trusted.
+pub fn client_config(trust: &Trust) -> Result<ClientConfig, TlsSetupError> {
     let provider = CryptoProvider::get_default().cloned();
     let provider = provider.unwrap_or_else(|| Arc::new(rustls::crypto::ring::default_provider()));
     let configured = match &trust.authorities {

@@ -22,6 +22,7 @@ use super::range::{Selected, names_tag, selected};
 use super::route::{Endpoint, parameter};
 use crate::fault::Fault;
 use crate::oci::{Digest, Index, media_type};
+use crate::server::registry_error;
 use crate::source::ByteStream;
 
 /// The content of a response.
@@ -63,10 +64,7 @@ impl Code {
 
     fn response(self, message: &str) -> Response<Body> {
         let (status, code) = self.status_and_name();
-        let errors = json!({ "errors": [{ "code": code, "message": message, "detail": null }] });
-        let mut response = document(JSON, errors.to_string().into());
-        *response.status_mut() = status;
-        response
+        registry_error(status, code, message).map(body)
     }
 }
 

@@ -31,33 +31,19 @@ mod content;
 mod page;
 mod range;
 mod route;
-mod stall;
-mod tls;
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
-use crate::server::{ListenAddress, ListenError, Listener};
+use crate::server::{Connection, ConnectionLimits, ListenAddress, ListenError, Listener};
 use answer::respond;
 pub use content::{Content, Counts};
-use stall::StallLimit;
-pub use tls::server_config;
 
-/// The timeout of a TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The maximum size of a request's head in bytes.
-const HEAD_SIZE: usize = 16 * 1024;
 /// What clients may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -111,70 +97,27 @@ impl Server {
         let end = stop.clone();
         let serve = |stream, from| {
             let connection = Connection {
-                content: Arc::clone(&content),
-                limits,
                 from,
+                limits: ConnectionLimits {
+                    idle: limits.idle,
+                    stall: limits.stall,
+                },
                 stop: stop.clone(),
             };
-            connection.accept(stream, tls.clone())
+            serve_content(connection, stream, tls.clone(), Arc::clone(&content))
         };
         listener.accept(limits.connections, end, limits.shutdown, serve).await
     }
 }
 
-/// What a connection needs.
-struct Connection {
-    content: Arc<Content>,
-    limits: Limits,
-    /// The client.
-    from: SocketAddr,
-    stop: CancellationToken,
-}
-
-impl Connection {
-    async fn accept(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
-        // A response is written in large pieces: none of them has to wait for more.
-        let _ = stream.set_nodelay(true);
-        let Some(tls) = tls else {
-            return self.serve(stream).await;
-        };
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
-        let accepted = tokio::select! {
-            accepted = handshake => accepted,
-            () = self.stop.cancelled() => return,
-        };
-        let from = self.from;
-        match accepted {
-            Ok(Ok(stream)) => self.serve(stream).await,
-            Ok(Err(error)) => debug!(%from, %error, "a TLS handshake failed"),
-            Err(_) => debug!(%from, "a TLS handshake timed out"),
-        }
-    }
-
-    /// Serves requests, one after the other, until the client ends the connection or `stop`.
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        let from = self.from;
-        let answer = service_fn(|request: http::Request<hyper::body::Incoming>| {
-            let response = respond(&self.content, &request);
-            let (method, uri, status) = (request.method(), request.uri(), response.status().as_u16());
-            debug!(%from, %method, %uri, status, "request");
-            async move { Ok::<_, Infallible>(response) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.idle)
-            .max_buf_size(HEAD_SIZE)
-            .serve_connection(TokioIo::new(StallLimit::new(stream, self.limits.stall)), answer);
-        tokio::pin!(connection);
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+async fn serve_content(connection: Connection, stream: TcpStream, tls: Option<TlsAcceptor>, content: Arc<Content>) {
+    let answer = |request| std::future::ready(respond(&content, &request));
+    match tls {
+        None => connection.serve(stream, answer).await,
+        Some(tls) => {
+            if let Some(stream) = connection.handshake(&tls, stream).await {
+                connection.serve(stream, answer).await;
             }
-        };
-        if let Err(error) = served {
-            debug!(%from, %error, "a connection failed");
         }
     }
 }

@@ -117,6 +117,8 @@ impl Listener {
             };
             match accepted {
                 Some((permit, Ok((stream, from)))) => {
+                    // A response is written in large pieces: none of them has to wait for more.
+                    let _ = stream.set_nodelay(true);
                     let serving = serve(stream, from);
                     connections.spawn(async move {
                         serving.await;

@@ -1,11 +1,15 @@
 //! Health, readiness and metrics over HTTP, for kubelets and metrics collectors. All answers are read only, small, and
-//! the same for every client.
+//! the same for every client. Also what all servers share: listening, and connections with limits.
 //!
 //! The server uses hyper directly: axum's server does not limit header sizes and connections, and three paths need no
 //! router. A connection carries one request, so that its total time can be limited.
 
 mod answer;
+mod connection;
 mod listen;
+mod registry_error;
+mod stall;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +24,10 @@ use tracing::{debug, info};
 
 use crate::runtime::{Health, Metrics};
 use answer::RequestHandler;
+pub use connection::{Connection, ConnectionLimits};
 pub use listen::{ListenAddress, ListenError, Listener};
+pub use registry_error::registry_error;
+pub use tls::server_config;
 
 /// Concurrent connections; others wait to be accepted.
 const CONNECTION_LIMIT: usize = 64;

@@ -9,7 +9,7 @@ use super::public_key::PublicKey;
 use super::signed_content::{SignatureClaim, SignedContent};
 use super::simple::SimpleSignature;
 use super::trusted_root::TrustedRoot;
-use super::{Bundle, BundleError, timestamp};
+use super::{Bundle, BundleError, encoding, timestamp};
 use crate::oci::{Digest, Hasher};
 
 /// A signature in its stored format, not verified yet.
@@ -73,6 +73,23 @@ impl Requirement {
     pub fn verify_blob(&self, content: &[u8], bundle: &[u8]) -> Result<(), String> {
         let bundle = Bundle::parse(bundle).map_err(|error| error.to_string())?;
         self.check_signer(&bundle.signed(Some(content)).map_err(|error| error.to_string())?)
+    }
+
+    /// Checks that `signature`, the base64 text that `cosign sign-blob` printed before there were bundles, was made of the file `content`
+    /// with one of the keys. It has no certificate, so identities do not count.
+    pub fn verify_detached(&self, content: &[u8], signature: &[u8]) -> Result<(), String> {
+        let text = std::str::from_utf8(signature).ok();
+        let signature = text.and_then(encoding::decode).ok_or("it is not base64")?;
+        self.check_signer(&SignedContent {
+            message: content.to_vec(),
+            payload: None,
+            signature,
+            claim: SignatureClaim::Blob,
+            certificate: None,
+            intermediates: Vec::new(),
+            entries: Vec::new(),
+            timestamps: Vec::new(),
+        })
     }
 
     fn check(&self, digest: &Digest, signature: Signature) -> Result<(), String> {

@@ -46,6 +46,11 @@ pub trait Destination: RepositoryReader {
     /// Stores a blob and returns its digest and its size in bytes. It becomes visible only when it is complete and verified.
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault>;
 
+    /// Bytes of all uploads so far that earlier attempts had sent, so that these were not sent.
+    fn resumed(&self) -> u64 {
+        0
+    }
+
     /// Stores `content`, whose digest is `digest`, unless it exists. Returns the number of bytes that were sent.
     async fn keep(&self, digest: &Digest, content: Bytes) -> Result<u64, Fault> {
         if self.holds(digest).await?.is_some() {

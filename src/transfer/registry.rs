@@ -11,7 +11,7 @@ use lru::LruCache;
 use super::{Destination, Upload};
 use crate::fault::Fault;
 use crate::oci::{Descriptor, Digest, Document};
-use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError};
+use crate::registry::{Error, Kind, MountResult, PendingUpload, Repository, UploadError, UploadRecords};
 use crate::source::{ByteStream, PushTarget, RepositoryReader};
 
 /// The most uploads that are kept after refused mounts.
@@ -24,6 +24,7 @@ pub struct RegistryDestination {
     name: String,
     /// Uploads that the registry began when it refused to mount a blob.
     pending: Arc<Mutex<LruCache<Digest, PendingUpload>>>,
+    records: Option<Arc<UploadRecords>>,
 }
 
 impl RegistryDestination {
@@ -34,7 +35,14 @@ impl RegistryDestination {
             repository,
             name,
             pending: Arc::new(Mutex::new(LruCache::new(PENDING))),
+            records: None,
         }
+    }
+
+    /// The same, with records of the uploads of long blobs, by which another attempt or process continues them.
+    pub fn with_records(mut self, records: Arc<UploadRecords>) -> Self {
+        self.records = Some(records);
+        self
     }
 
     /// The result of a read request. A refusal may mean that the object does not exist, because some registries do not tell
@@ -130,12 +138,22 @@ impl Destination for RegistryDestination {
     async fn upload(&self, blob: Upload<'_>) -> Result<(Digest, u64), Fault> {
         let digest = blob.digest.as_ref();
         let pending = digest.and_then(|digest| self.take_pending(digest));
-        let stored = self.repository.resume_upload(pending, digest, blob.size, blob.bytes);
+        let host = self.repository.registry().host();
+        let records = self.records.as_ref().zip(digest);
+        let record =
+            records.and_then(|(records, digest)| records.open(host, self.repository.name(), digest, blob.size));
+        let stored = self
+            .repository
+            .resume_upload(pending, record, digest, blob.size, blob.bytes);
         stored.await.map_err(|error| match error {
             UploadError::Source(fault) => fault,
             UploadError::Registry(error) => error.into_push_fault(&self.name),
             UploadError::Lost(error) => error.into_push_fault(&self.name).with_reread(),
         })
+    }
+
+    fn resumed(&self) -> u64 {
+        self.records.as_ref().map_or(0, |records| records.resumed())
     }
 
     async fn publish(&self, document: &Document, tag: Option<&str>) -> Result<(), Fault> {

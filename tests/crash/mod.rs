@@ -8,7 +8,7 @@ mod images;
 pub mod interceptor;
 pub mod proxy;
 mod scenario;
-mod servers;
+pub mod servers;
 mod storage;
 
 use std::collections::VecDeque;

@@ -150,7 +150,7 @@ async fn check_resources_served(client: &Client) -> Result<(), String> {
 }
 
 /// An instance of `scripts/stack`; dropping it stops it and all its restarted processes.
-struct Instance {
+pub struct Instance {
     name: String,
     folder: PathBuf,
 }
@@ -161,7 +161,8 @@ fn stack(arguments: &[&str]) -> bool {
 }
 
 impl Instance {
-    fn start(part: &str) -> Self {
+    /// Starts another instance of `part`.
+    pub fn start(part: &str) -> Self {
         let folder = PathBuf::from(required("JACKAL_STACK"));
         let name = format!("crash-{part}-{:08x}", fastrand::u32(..));
         assert!(
@@ -173,7 +174,7 @@ impl Instance {
     }
 
     /// The value of a variable that says where it is.
-    fn variable_value(&self, variable: &str) -> String {
+    pub fn variable_value(&self, variable: &str) -> String {
         let content = std::fs::read_to_string(self.folder.join("env")).expect("what it said");
         let found = content
             .lines()

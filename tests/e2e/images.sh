@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Makes images for the nodes, because nothing can be pulled there. Sourced by scripts/e2e, never executed.
+# Makes images for the nodes, because nothing can be pulled there. Sourced by scripts/e2e-lib.sh, never executed.
 
 # shellcheck disable=SC2154  # work is set by the sourcing script
 
@@ -11,17 +11,28 @@ docker_image() { # NODE NAME FOLDER CHANGE...
   tar -C "$folder" --owner 0 --group 0 -c . | node_docker "$n" import "${changes[@]}" - "$name" >/dev/null
 }
 
-# Moves the image NAME from the docker engine of node 1 into the containerd of both nodes.
-into_containerds() { # NAME
-  node_docker 1 save --output "$work/image.tar" "$1"
-  node_docker 1 image rm "$1" >/dev/null
-  load "$work/image.tar"
-  rm "$work/image.tar"
+# Makes an image of the content of FOLDER as an archive, as `docker save` writes it. CONFIG is the `config` of an OCI image.
+image_archive() { # FILE NAME FOLDER CONFIG
+  local dir="$1.content" diff
+  mkdir "$dir"
+  tar -C "$3" --owner 0 --group 0 -cf "$dir/layer.tar" .
+  diff="$(sha256sum <"$dir/layer.tar")"
+  jq -cn --argjson config "$4" --arg diff "sha256:${diff%% *}" \
+    '{architecture: "amd64", os: "linux", $config, rootfs: {type: "layers", diff_ids: [$diff]}}' >"$dir/config.json"
+  jq -cn --arg name "$2" '[{Config: "config.json", RepoTags: [$name], Layers: ["layer.tar"]}]' >"$dir/manifest.json"
+  tar -C "$dir" -cf "$1" manifest.json config.json layer.tar
+  rm -r "$dir"
+}
+
+# Makes an image of the content of FOLDER in the containerd of each node.
+containerd_image() { # NAME FOLDER CONFIG
+  image_archive "$2.tar" "$@"
+  load "$2.tar"
 }
 
 load() { # ARCHIVE
   local n
-  for n in 1 2; do
+  for n in "${NODES[@]}"; do
     # Deprecation warnings are not printed if it succeeds.
     node_ctr "$n" images import --local "$1" >/dev/null 2>"$work/ctr.log" || fail "node$n cannot import $1: $(cat "$work/ctr.log")"
   done
@@ -47,18 +58,36 @@ static void reap(int number) { (void)number; while (waitpid(-1, 0, WNOHANG) > 0)
 int main(void) { signal(SIGTERM, end); signal(SIGINT, end); signal(SIGCHLD, reap); for (;;) pause(); }
 END
   musl-gcc -Os -static -o "$work/pause/pause" "$work/pause.c"
-  docker_image 1 "$PAUSE" "$work/pause" 'ENTRYPOINT ["/pause"]'
-  into_containerds "$PAUSE"
+  containerd_image "$PAUSE" "$work/pause" '{"Entrypoint": ["/pause"]}'
 }
 
-# Makes the registry image of the chart, under the name in the chart.
-registry_image() { # NAME
-  local folder="$work/registry"
-  busybox_folder "$folder"
-  mkdir -p "$folder/etc/ssl/certs" "$folder/var/lib/registry" "$folder/etc/distribution"
-  install -m 755 "$(part registry31)" "$folder/bin/registry"
-  ln -s bin/registry "$folder/registry"
-  docker_image 1 "$1" "$folder" 'ENTRYPOINT ["/bin/registry"]' 'CMD ["serve", "/etc/distribution/config.yml"]' \
-    'ENV PATH=/bin'
-  into_containerds "$1"
+# Creates a folder with the content of an image of the registry, and prints the image's configuration.
+registry_folder() { # FOLDER
+  busybox_folder "$1"
+  mkdir -p "$1/etc/ssl/certs" "$1/var/lib/registry" "$1/etc/distribution"
+  install -m 755 "$(part registry31)" "$1/bin/registry"
+  ln -s bin/registry "$1/registry"
+  echo '{"Entrypoint": ["/bin/registry"], "Cmd": ["serve", "/etc/distribution/config.yml"], "Env": ["PATH=/bin"]}'
+}
+
+# The configuration of an image that prints the words in its folder.
+# shellcheck disable=SC2034  # for the steps
+PRINTING='{"Cmd": ["cat", "/words"], "Env": ["PATH=/bin"]}'
+
+printing_folder() { # FOLDER WORDS
+  busybox_folder "$1"
+  printf '%s\n' "$2" >"$1/words"
+}
+
+# A registry outside the cluster.
+source_registry() { # ADDRESS
+  local registry
+  cat >"$work/source.yml" <<END
+version: 0.1
+storage: {filesystem: {rootdirectory: "$work/source"}}
+http: {addr: "$1"}
+END
+  registry="$(part registry31)"
+  server source env OTEL_TRACES_EXPORTER=none "$registry" serve "$work/source.yml"
+  await source ask "http://$1/v2/"
 }

@@ -31,42 +31,30 @@ cluster_step() {
   host_network
   cluster_certificates
   control_plane
-  for n in 1 2; do
+  dns_of_host
+  for n in "${NODES[@]}"; do
     make_node "$n"
-    start_engines "$n"
+    start_node_containerd "$n"
+    start_node_docker "$n"
   done
   step 'Make images for the nodes: pause, busybox'
   pause_image
   busybox_folder "$work/busybox"
-  docker_image 1 "$BUSYBOX" "$work/busybox" 'ENTRYPOINT ["/bin/sh", "-c"]'
-  into_containerds "$BUSYBOX"
+  containerd_image "$BUSYBOX" "$work/busybox" '{"Entrypoint": ["/bin/sh", "-c"], "Env": ["PATH=/bin"]}'
   step 'Wait until both nodes are Ready'
-  for n in 1 2; do start_kubelet "$n"; done
+  for n in "${NODES[@]}"; do
+    start_kubelet "$n"
+    start_kube_proxy "$n" iptables
+  done
   until_true 60 'the nodes do not exist' kubectl get node node1 node2
   kubectl wait --for condition=Ready node --all --timeout 90s
-}
-
-# Runs IMAGE in a pod on a node and prints its output. The kubelet's cleanup, once a minute, can remove the log of a pod that
-# has just ended; then the output is missing, and another pod is run.
-in_pod() { # NAME NODE IMAGE [PULL POLICY [COMMAND]]
-  local namespace=${NAMESPACE:-default} try name said
-  for try in 1 2 3; do
-    name="$1-$try"
-    kubectl -n "$namespace" run "$name" --image "$3" --image-pull-policy "${4:-IfNotPresent}" --restart Never --quiet \
-      --overrides "{\"spec\": {\"nodeName\": \"$2\"}}" -- "${@:5}" >/dev/null
-    kubectl -n "$namespace" wait --for jsonpath='{.status.phase}'=Succeeded "pod/$name" --timeout 60s >/dev/null
-    said="$(kubectl -n "$namespace" logs "$name")"
-    kubectl -n "$namespace" delete pod "$name" --grace-period 0 --force --wait=false >/dev/null 2>&1
-    case $said in "failed to try resolving symlinks in path \"/var/log/pods/"*) ;; *) break ;; esac
-  done
-  printf '%s\n' "$said"
 }
 
 pods_step() {
   local n said
   step 'Run a pod on each node: DNS, the API server by its Service'
   until_true 60 'no service account' kubectl get serviceaccount default
-  for n in 1 2; do
+  for n in "${NODES[@]}"; do
     said="$(in_pod "hello$n" "node$n" "$BUSYBOX" Never 'nslookup kubernetes.default.svc.cluster.local; echo hello from; cat /etc/hostname')"
     note "$(tail -n 1 <<<"$said"): $(grep -A 1 -F "Name:" <<<"$said" | paste -sd " ")"
     grep -qF 10.96.0.1 <<<"$said" || fail "a pod on node$n cannot resolve the name of the API server's Service"
@@ -77,32 +65,23 @@ pods_step() {
 
 # Makes an image that prints WORDS, in the docker engine of a node.
 printing_image() { # NODE NAME WORDS
-  local folder
-  folder="$(mktemp -d "$work/printing.XXXXXX")"
-  busybox_folder "$folder"
-  printf '%s\n' "$3" >"$folder/words"
-  docker_image "$1" "$2" "$folder" 'CMD ["cat", "/words"]' 'ENV PATH=/bin'
-  rm -r "$folder"
+  printing_folder "$work/printing" "$3"
+  docker_image "$1" "$2" "$work/printing" 'CMD ["cat", "/words"]' 'ENV PATH=/bin'
+  rm -r "$work/printing"
 }
 
 images_step() {
-  local registry
+  local config
   step 'Make images: the chart'"'"'s in containerd, one in an external registry, one only in docker of node2'
   load "$image"
-  registry_image "$(helm show values "$CHART" | sed -n 's|^    image: *\(docker.io/library/registry:.*\)$|\1|p')"
-  cat >"$work/source.yml" <<END
-version: 0.1
-storage: {filesystem: {rootdirectory: "$work/source"}}
-http: {addr: "$SOURCE"}
-END
-  registry="$(part registry31)"
-  server source env OTEL_TRACES_EXPORTER=none "$registry" serve "$work/source.yml"
-  await source ask "http://$SOURCE/v2/"
-  printing_image 1 "$SOURCE/team/web:1" 'the web, from a registry'
-  node_docker 1 save --output "$work/web.tar" "$SOURCE/team/web:1"
-  node_docker 1 image rm "$SOURCE/team/web:1" >/dev/null
+  config="$(registry_folder "$work/registry")"
+  containerd_image "$(helm show values "$CHART" | sed -n 's|^    image: *\(docker.io/library/registry:.*\)$|\1|p')" \
+    "$work/registry" "$config"
+  source_registry "$SOURCE"
+  printing_folder "$work/web" 'the web, from a registry'
+  image_archive "$work/web.tar" "$SOURCE/team/web:1" "$work/web" "$PRINTING"
   crane push --insecure "$work/web.tar" "$SOURCE/team/web:1" >/dev/null 2>&1
-  rm "$work/web.tar"
+  rm -r "$work/web" "$work/web.tar"
   printing_image 2 team/worker:dev 'the worker, from docker on node2'
 }
 
@@ -156,7 +135,7 @@ of_image() { # IMAGE JQ
 pull_step() {
   local n name said
   step 'Run pods with the names in the cluster: both nodes pull from 127.0.0.1:31999'
-  for n in 1 2; do
+  for n in "${NODES[@]}"; do
     name="$(of_image "$SOURCE/team/web:1" .status.name)"
     said="$(NAMESPACE=$TENANT in_pod "web$n" "node$n" "$name")"
     note "node$n: $said"

@@ -112,7 +112,7 @@ async fn a_mount_that_is_refused() {
             panic!("{status}: it was mounted");
         };
         let stored = to
-            .resume_upload(started, Some(&digest), Some(10_000), stream(content.clone()))
+            .resume_upload(started, None, Some(&digest), Some(10_000), stream(content.clone()))
             .await;
         assert_eq!(stored.unwrap(), (digest.clone(), 10_000), "{status}");
     }

@@ -176,7 +176,7 @@ async fn what_cannot_be_packed_leaves_no_file() {
     let left: Vec<String> = std::fs::read_dir(packages.workspace.path("."))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".zst") || name.ends_with(".partial"))
+        .filter(|name| name.ends_with(".zst"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }

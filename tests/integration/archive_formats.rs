@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::docker::engines::{DockerEngine, Image, tar};
 use crate::docker::indexes::build;
+use crate::signing::signing_file;
 use crate::support::image::multi_platform;
 use crate::support::independent::{Pulled, pull_and_verify};
 use crate::support::process::run;
@@ -96,6 +97,30 @@ async fn what_skopeo_writes_is_loaded_with_its_digests() {
         index.contains(&registries.digest) && stdout(&output).contains("oci:out:team/app:1-zarf-"),
         "{index}"
     );
+}
+
+#[tokio::test]
+async fn images_alone_have_a_receipt_and_no_signature() {
+    let registries = Registries::new().await;
+    registries.skopeo(&["--all"], "oci-archive:image.tar:example.com/team/app:1");
+    std::fs::copy(signing_file("cosign.pub"), registries.workspace.path("cosign.pub")).unwrap();
+    let arguments = ["load", "image.tar", "--to", &registries.to.host, "--insecure"];
+    let keyed = [&arguments[..], &["--key", "cosign.pub", "--receipt", "receipt.json"]].concat();
+    let refused = registries.workspace.run(&keyed);
+    refused.failed(2, &["image.tar", "no package that could be signed"]);
+    assert!(!registries.workspace.path("receipt.json").exists());
+    let repositories = registries.to.client().repositories().await.unwrap();
+    assert_eq!(repositories, Vec::<String>::new());
+    let report = registries.load("image.tar", "", &["--receipt", "receipt.json"]);
+    let receipt = std::fs::read(registries.workspace.path("receipt.json")).unwrap();
+    let receipt: Value = serde_json::from_slice(&receipt).unwrap();
+    let image = json!({ "name": format!("{}/team/app:1", registries.to.host), "digest": registries.digest });
+    assert_eq!(
+        (&receipt["packages"], &receipt["images"]),
+        (&json!([]), &json!([image]))
+    );
+    assert_eq!(receipt["sentBytes"], report["sentBytes"]);
+    assert_eq!(receipt["signaturesVerified"], false);
 }
 
 #[tokio::test]
@@ -217,7 +242,13 @@ async fn a_damaged_archive_gives_no_image_a_tag() {
         let arguments = ["load", file, "--to", &registries.to.host, "--insecure"];
         registries.workspace.run(&arguments)
     };
-    load("damaged.tar").failed(2, &["image `docker.io/jackal-test/b-damaged:1`", "has the digest"]);
+    load("damaged.tar").failed(
+        2,
+        &[
+            "damaged.tar: image `docker.io/jackal-test/b-damaged:1`",
+            "has the digest",
+        ],
+    );
     load("cut.tar").failed(2, &["cut.tar", "is not a complete tar"]);
     for repository in ["jackal-test/a-sound", "jackal-test/b-damaged"] {
         let tags = registries.to.repository(repository).tags(10).await.unwrap();

@@ -18,14 +18,14 @@ use crate::support::registry::{TestRegistry, Version};
 use crate::support::workspace::{CommandResult as _, Workspace, all_output, stderr};
 
 /// The package file `shop.tar.zst` with the images `multi:1`, of three platforms, and `single:2`.
-struct PackedImages {
-    workspace: Workspace,
-    registry: TestRegistry,
-    single: Image,
+pub struct PackedImages {
+    pub workspace: Workspace,
+    pub registry: TestRegistry,
+    pub single: Image,
 }
 
 impl PackedImages {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let registry = TestRegistry::start(Version::V31);
         multi_platform(&registry.repository("multi"), "1").await;
         let single = Image::varied(&format!("{}/single:2", registry.host));
@@ -54,11 +54,11 @@ impl PackedImages {
     }
 
     /// The whole name of `multi:1` or `single:2`.
-    fn name(&self, image: &str) -> String {
+    pub fn name(&self, image: &str) -> String {
         format!("{}/{image}", self.registry.host)
     }
 
-    fn digest(&self, image: &str) -> Digest {
+    pub fn digest(&self, image: &str) -> Digest {
         self.registry.crane("digest", image).trim().parse().unwrap()
     }
 

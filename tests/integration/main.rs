@@ -3,16 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod archive;
+mod archive_definition;
 mod archive_formats;
 mod archive_have;
 mod archive_inspect;
+mod archive_pack;
 mod archive_parts;
+mod archive_resume;
 mod archive_serve;
 mod archive_serve_connections;
+mod archive_signed;
 mod archive_tutorial;
 mod archive_unpack;
 #[path = "../attacks/mod.rs"]
 mod attacks;
+mod bootstrap;
 mod build;
 mod chart;
 mod cluster;
@@ -24,8 +29,10 @@ mod docker;
 mod faults;
 #[path = "../field/mod.rs"]
 mod field;
+mod garbage;
 mod gitops;
 mod invalid_input;
+mod node_proxy;
 mod package;
 mod registry;
 mod sbom;

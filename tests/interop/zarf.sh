@@ -9,6 +9,7 @@ zarf_steps() {
   check 'zarf package inspect images: every image by the name that it has there' zarf_lists_images
   check 'zarf package pull: a tarball, whole by its own checksums' zarf_pulls
   check 'pack: zarf reads, mirrors and publishes the file' zarf_reads_packed
+  check 'pack of a definition: zarf reads and mirrors the file' zarf_reads_definition
   check 'pack --max-part-size: zarf reads and mirrors the parts' zarf_reads_parts
   check 'zarf package inspect manifests, values-files: what a component holds beside images' zarf_inspects_component
   check 'zarf package verify: an unsigned package' zarf_verifies
@@ -18,6 +19,7 @@ zarf_steps() {
   check 'two architectures built at once under one tag: zarf -a gets each' zarf_architectures
   check 'zarf publishes into our index and we into its: no entry is lost' zarf_shares_index
   check 'zarf package create: of images that we brought, the same blobs as ours' zarf_creates
+  check "load: zarf's own file, as zarf package publish brings it to a registry" loads_created
   check 'zarf mirrors its own package: we take the images from there' takes_mirrored
   check "zarf's published package as an image of ours: it arrives unchanged" takes_package
   check 'a package for Jackal is none for zarf' zarf_refuses_jackal
@@ -72,6 +74,24 @@ zarf_reads_packed() {
   check_package package zarf.yaml
   oras pull "$DEST/interop@$ZARF_DIGEST" --output registry
   diff -r registry package
+}
+
+# A file that is made of a definition, and one with two packages, of which zarf reads the first.
+zarf_reads_definition() {
+  local file=zarf-package-made-amd64-1.0.0.tar.zst
+  write_package made.yaml made Zarf amd64
+  ours pack made.yaml --insecure-registry "$SOURCE" --output "$file"
+  zarf package inspect definition "$file" >definition.yaml
+  same 'kind and name' 'ZarfPackageConfig made' "$(field definition.yaml '.kind + " " + .metadata.name')"
+  zarf package mirror-resources "$file" --components '*' --images --confirm --registry-url "$OLD/made" \
+    --registry-push-username someone --registry-push-password something
+  check_images "$OLD/made" zarf
+  mkdir package
+  tar --zstd -C package -xf "$file"
+  check_package package zarf.yaml
+  ours pack "$DEST/interop:1.0.0" "$DEST/interop-jackal:1.0.0" --insecure --output zarf-package-two-amd64-1.0.0.tar.zst
+  zarf package inspect definition zarf-package-two-amd64-1.0.0.tar.zst >definition.yaml
+  same 'kind and name' 'ZarfPackageConfig interop' "$(field definition.yaml '.kind + " " + .metadata.name')"
 }
 
 zarf_reads_parts() {
@@ -212,6 +232,32 @@ zarf_creates() {
   oras pull "$DEST/interop@$ZARF_DIGEST" --output ours
   for image in theirs/images/blobs/sha256/*; do cmp "$image" "ours/images/blobs/sha256/$(basename "$image")"; done
   note "$(find theirs/images/blobs -type f | wc -l) blobs, each of which our package has"
+}
+
+loads_created() {
+  local file files image ours theirs
+  their_package carried amd64 "$SOURCE/app/oci:1" "$SOURCE/app/docker:1"
+  file="$(echo created/zarf-package-carried-*.tar.zst)"
+  ours load "$file" --to "$OLD/loaded" --insecure --naming zarf >loaded.txt
+  for image in app/oci:1 app/docker:1; do
+    same "the digest of $image" "$(digest_of "$SOURCE/$image")" "$(digest_of "$OLD/loaded/$image")"
+  done
+  pulled "oci://$OLD/loaded/carried:1.0.0"
+  check_package package zarf.yaml
+  zarf package publish "$file" "oci://$OLD/published-file"
+  crane manifest --platform multi/amd64 "$OLD/loaded/carried:1.0.0" >ours.json
+  crane manifest --platform multi/amd64 "$OLD/published-file/carried:1.0.0" >theirs.json
+  files='[.layers[]] | sort_by(.digest, .annotations["org.opencontainers.image.title"])'
+  ours="$(jq -cS "$files" ours.json)" theirs="$(jq -cS "$files" theirs.json)"
+  same 'the layers' "$ours" "$theirs"
+  same 'the annotations' "$(jq -cS .annotations ours.json)" "$(jq -cS .annotations theirs.json)"
+  # Zarf adds empty fields to the config, and what it changed of the definition when it read it.
+  # shellcheck disable=SC2016  # a variable of jq
+  files='[del(.build.migrations) | paths(scalars) as $path | {($path | map(tostring) | join(".")): getpath($path)}] | add'
+  theirs="$(crane blob "$OLD/published-file/carried@$(jq -r .config.digest theirs.json)" | jq -cS "$files")"
+  ours="$(crane blob "$OLD/loaded/carried@$(jq -r .config.digest ours.json)" | jq -cS "$files")"
+  same 'the config' "$theirs" "$ours"
+  note "$(tail -n 1 loaded.txt)"
 }
 
 takes_mirrored() {

@@ -283,13 +283,73 @@ readinessProbe:
   timeoutSeconds: 5
 {{- end -}}
 
+{{/* How container runtimes reach the deployed registry: `NodePort` or `NodeProxy`; empty without one. */}}
+{{- define "jackal-operator.registryExpose" -}}
+{{- with .Values.registry -}}
+{{- if not .deploy.enabled -}}
+{{- else if ne .expose "Auto" -}}
+{{ .expose }}
+{{- else -}}
+{{- $cilium := lookup "v1" "ConfigMap" "kube-system" "cilium-config" -}}
+{{- $map := lookup "v1" "ConfigMap" "kube-system" "kube-proxy" -}}
+{{- $config := index ($map.data | default dict) "config.conf" | default "" | fromYaml -}}
+{{- $daemon := lookup "apps/v1" "DaemonSet" "kube-system" "kube-proxy" | toJson -}}
+{{- if has (index ($cilium.data | default dict) "kube-proxy-replacement" | default "") (list "true" "strict") -}}
+NodePort
+{{- else if or (has ($config.mode | default "") (list "nftables" "ipvs")) (regexMatch "\"--proxy-mode(=|\",\")(nftables|ipvs)\"" $daemon) -}}
+NodeProxy
+{{- else -}}
+NodePort
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the registry's read-only process serves HTTPS; empty if not. The proxies verify certificates, and serve runtimes
+that know HTTP only. */}}
+{{- define "jackal-operator.registryPullTls" -}}
+{{- $tls := .Values.registry.deploy.tls -}}
+{{- if and $tls.enabled (or $tls.pull (eq (include "jackal-operator.registryExpose" .) "NodeProxy")) -}}true{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the authority of the deployed registry's own certificate, or nothing. */}}
+{{- define "jackal-operator.registryOwnAuthority" -}}
+{{- with .Values.registry -}}
+{{- if .certSecretName -}}
+{{ .certSecretName }}
+{{- else if and .deploy.tls.enabled (not .deploy.tls.existingSecret) (not .deploy.tls.issuerRef) -}}
+{{ include "jackal-operator.registry" $ }}-ca
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether the registry's storage is not a volume of each pod; empty if it is. Also refuses impossible storage. */}}
+{{- define "jackal-operator.registryShared" -}}
+{{- with .Values.registry.deploy -}}
+{{- if and .storage.s3 .persistence.existingClaim -}}
+{{- fail "registry.deploy.storage.s3 and registry.deploy.persistence.existingClaim are mutually exclusive: set one of them" -}}
+{{- end -}}
+{{- $replicated := gt (int .replicas) 1 -}}
+{{- if and $replicated (not .storage.s3) (not (and .persistence.enabled (eq .persistence.accessMode "ReadWriteMany"))) -}}
+{{- fail "registry.deploy.replicas greater than 1 needs storage that all replicas share: set registry.deploy.persistence.accessMode to ReadWriteMany, with a storage class that supports it, or set registry.deploy.storage.s3" -}}
+{{- end -}}
+{{- if or $replicated .storage.s3 (and .persistence.enabled .persistence.existingClaim) -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The configuration of one of the registry's two processes: (dict "root" . "reads" true) for the read-only one. */}}
 {{- define "jackal-operator.registryConfig" -}}
 {{- $tls := .root.Values.registry.deploy.tls -}}
 version: 0.1
 log: {level: info}
 storage:
+  {{- with .root.Values.registry.deploy.storage.s3 }}
+  s3: {{- toYaml . | nindent 4 }}
+  # Nodes may not reach the storage, and the credentials for it are the registry's.
+  redirect: {disable: true}
+  {{- else }}
   filesystem: {rootdirectory: /var/lib/registry}
+  {{- end }}
   {{- if .reads }}
   maintenance:
     readonly: {enabled: true}
@@ -301,7 +361,7 @@ storage:
   {{- end }}
 http:
   addr: {{ .reads | ternary ":5001" ":5000" }}
-  {{- if and $tls.enabled (or $tls.pull (not .reads)) }}
+  {{- if .reads | ternary (include "jackal-operator.registryPullTls" .root) $tls.enabled }}
   tls:
     certificate: /etc/jackal-registry-tls/tls.crt
     key: /etc/jackal-registry-tls/tls.key
@@ -311,6 +371,17 @@ auth:
   htpasswd:
     realm: registry
     path: /etc/jackal-registry-auth/{{ .reads | ternary "pull-htpasswd" "htpasswd" }}
+{{- end -}}
+
+{{/* The specification of a claim of the registry. */}}
+{{- define "jackal-operator.registryClaim" -}}
+{{- with .Values.registry.deploy.persistence -}}
+accessModes: [{{ .accessMode }}]
+{{- with .storageClass }}
+storageClassName: {{ . }}
+{{- end }}
+resources: {requests: {storage: {{ .size }}}}
+{{- end -}}
 {{- end -}}
 
 {{/* The issuer of the registry's certificate: `chart` or `cert-manager`; empty if the chart does not manage it. */}}
@@ -428,4 +499,11 @@ securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* The security context of a container without any privilege. */}}
+{{- define "jackal-operator.restrictedContainer" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
 {{- end -}}

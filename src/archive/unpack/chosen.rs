@@ -47,7 +47,7 @@ impl Chosen {
 
     /// The names for an OCI layout: the tag, and the digest where a name has one, since a reference with a digest is looked up
     /// by it alone. The digest is that of what is unpacked.
-    pub(super) fn layout_names(&self) -> Vec<String> {
+    pub fn layout_names(&self) -> Vec<String> {
         let Some(root) = self.root() else { return Vec::new() };
         let mut names: Vec<String> = Vec::new();
         for name in &self.names {
@@ -206,10 +206,7 @@ async fn for_platform(
 ///
 /// # Errors
 /// A fault, where a configuration is damaged.
-pub(in crate::archive) async fn platforms_of(
-    archive: &Archive,
-    root: &Digest,
-) -> Result<Vec<(Option<Platform>, Digest)>, Fault> {
+pub async fn platforms_of(archive: &Archive, root: &Digest) -> Result<Vec<(Option<Platform>, Digest)>, Fault> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
     // The next one is last.

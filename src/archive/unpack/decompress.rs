@@ -35,7 +35,7 @@ struct State<'a> {
 }
 
 /// The content of the blob `digest`, which `stored` is. It ends in an error where that is not whole.
-pub(super) fn decompressed<'a>(stored: ByteStream<'a>, digest: &Digest) -> ByteStream<'a> {
+pub(in crate::archive) fn decompressed<'a>(stored: ByteStream<'a>, digest: &Digest) -> ByteStream<'a> {
     let state = State {
         stored,
         decoder: None,

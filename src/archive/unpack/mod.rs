@@ -7,6 +7,7 @@
 //! Paths are made of digests alone; nothing that an archive names becomes a path.
 
 mod chosen;
+mod compressed;
 mod decompress;
 mod docker;
 mod layout;
@@ -15,8 +16,9 @@ mod write;
 
 use tokio::io::AsyncWrite;
 
-pub(super) use self::chosen::platforms_of;
-pub use self::chosen::{Chosen, Wanted, choose};
+pub use self::chosen::{Chosen, Wanted, choose, platforms_of};
+pub use self::compressed::write_compressed_oci_archive;
+pub(super) use self::decompress::decompressed;
 pub use self::layout::write_layout;
 use super::contents::Archive;
 use crate::fault::Fault;

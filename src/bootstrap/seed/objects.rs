@@ -52,6 +52,8 @@ pub enum SeedRole {
     Import {
         /// The path of containerd's socket on the node, which is the same in the container.
         socket: String,
+        /// The port of 127.0.0.1 that is open when the images are imported. Then the pod is Ready.
+        port: u16,
     },
 }
 
@@ -212,20 +214,18 @@ fn container(spec: &SeedSpec) -> Container {
         ..VolumeMount::default()
     };
     let mut mounts = vec![mount("program", PROGRAM, true), mount("files", FILES, false)];
-    let mut readiness = None;
-    match &spec.role {
-        SeedRole::Serve { port } => {
-            readiness = Some(Probe {
-                period_seconds: Some(2),
-                tcp_socket: Some(TCPSocketAction {
-                    // The kubelet asks in the network of the node.
-                    host: Some("127.0.0.1".to_owned()),
-                    port: IntOrString::Int(i32::from(*port)),
-                }),
-                ..Probe::default()
-            });
-        }
-        SeedRole::Import { socket } => mounts.push(mount("containerd", socket, false)),
+    let (SeedRole::Serve { port } | SeedRole::Import { port, .. }) = &spec.role;
+    let readiness = Probe {
+        period_seconds: Some(2),
+        tcp_socket: Some(TCPSocketAction {
+            // The kubelet asks in the network of the node.
+            host: Some("127.0.0.1".to_owned()),
+            port: IntOrString::Int(i32::from(*port)),
+        }),
+        ..Probe::default()
+    };
+    if let SeedRole::Import { socket, .. } = &spec.role {
+        mounts.push(mount("containerd", socket, false));
     }
     let quantities = |entries: &[(&str, &str)]| {
         let entries = entries
@@ -238,7 +238,7 @@ fn container(spec: &SeedSpec) -> Container {
         image: Some(spec.image.clone()),
         image_pull_policy: Some("Never".to_owned()),
         command: Some(command),
-        readiness_probe: readiness,
+        readiness_probe: Some(readiness),
         resources: Some(ResourceRequirements {
             requests: quantities(&[("cpu", CPU_REQUEST), ("memory", MEMORY_REQUEST)]),
             limits: quantities(&[("memory", MEMORY_LIMIT)]),
@@ -301,7 +301,7 @@ fn volumes(spec: &SeedSpec) -> Vec<Volume> {
             ..Volume::default()
         },
     ];
-    if let SeedRole::Import { socket } = &spec.role {
+    if let SeedRole::Import { socket, .. } = &spec.role {
         volumes.push(Volume {
             name: "containerd".to_owned(),
             host_path: Some(HostPathVolumeSource {
@@ -389,6 +389,7 @@ mod tests {
         let socket = "/run/containerd/containerd.sock";
         let (pod, container) = parts(SeedRole::Import {
             socket: socket.to_owned(),
+            port: 31997,
         });
         assert_eq!(container.security_context.unwrap().privileged, Some(true));
         let mounted = container.volume_mounts.unwrap();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Build;
 use super::target::Target;
 use crate::api::v1alpha1::SourceKind;
+use crate::archive::made::{InOrder, MadeRepository};
 use crate::cli::package_file::FileObjects;
 use crate::cli::registry_clients::RegistryClients;
 use crate::fault::{Fault, Reason};
@@ -51,7 +52,7 @@ impl BuildContext {
         }
         let destination = match &target {
             Target::Registry { host, prefix } => Some(access.destination(host, prefix, build.insecure).await?),
-            Target::Layout(_) | Target::Nowhere => None,
+            Target::Layout(_) | Target::Archive(_) | Target::Nowhere => None,
         };
         let mut registries = HashMap::new();
         let (mut docker, mut containerd) = (None, None);
@@ -87,8 +88,18 @@ impl BuildContext {
         planned: &PlannedImage,
         (compression, referrers): (Compression, ReferrersPolicy),
     ) -> Result<Transfer, Fault> {
+        let source = self.verified_source(planned)?;
+        let (source, compression, referrers) = match self.target {
+            // The frames of the file compress layers; a package has no referrers.
+            Target::Archive(_) => (
+                Arc::new(InOrder(source)) as Arc<dyn ImageSource>,
+                Compression::None,
+                ReferrersPolicy::Ignore,
+            ),
+            _ => (source, compression, referrers),
+        };
         Ok(Transfer {
-            source: self.verified_source(planned)?,
+            source,
             reference: planned.request.reference.clone(),
             platforms: planned.request.platforms.clone(),
             destination: self.destination(&planned.location.repository)?,
@@ -136,6 +147,7 @@ impl BuildContext {
     pub fn destination(&self, repository: &str) -> Result<Arc<dyn Destination>, Fault> {
         Ok(match (&self.target, &self.destination) {
             (Target::Layout(directory), _) => Arc::new(LayoutDestination::new(directory, repository)),
+            (Target::Archive(file), _) => Arc::new(MadeRepository::new(file, repository)),
             (Target::Registry { .. }, Some(registry)) => {
                 Arc::new(RegistryDestination::new(registry.repository(repository)))
             }

@@ -2,9 +2,11 @@
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::archive::made::MadeFile;
 use crate::cli::UsageError;
-use crate::oci::{Reference, canonical_host, is_host};
+use crate::oci::{Location, Reference, canonical_host, is_host};
 
 /// The destination of packages.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub(in crate::cli) enum Target {
         prefix: String,
     },
     Layout(PathBuf),
+    /// A package file that is made.
+    Archive(Arc<MadeFile>),
     /// No destination: `--check`.
     Nowhere,
 }
@@ -72,7 +76,7 @@ impl Target {
     pub fn address(&self) -> String {
         match self {
             Self::Registry { host, .. } => host.clone(),
-            Self::Layout(_) | Self::Nowhere => String::new(),
+            Self::Layout(_) | Self::Archive(_) | Self::Nowhere => String::new(),
         }
     }
 
@@ -81,8 +85,14 @@ impl Target {
         match self {
             Self::Layout(directory) => format!("oci:{}:{repository}:{tag}", directory.display()),
             Self::Registry { host, .. } => format!("{host}/{repository}:{tag}"),
-            Self::Nowhere => format!("{repository}:{tag}"),
+            Self::Archive(_) | Self::Nowhere => format!("{repository}:{tag}"),
         }
+    }
+
+    /// The names of what is at `location` in the destination.
+    pub fn names_of(&self, location: &Location) -> Vec<String> {
+        let tags = location.tags.iter();
+        tags.map(|tag| self.name_of(&location.repository, tag)).collect()
     }
 
     /// The path that everything is put under, where it says one.

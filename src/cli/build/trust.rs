@@ -28,7 +28,7 @@ impl Build {
                 let field = "registry.certSecretRef".to_owned();
                 (host.as_str(), &name.name, field)
             }),
-            Target::Layout(_) | Target::Nowhere => None,
+            Target::Layout(_) | Target::Archive(_) | Target::Nowhere => None,
         };
         for (host, name, field) in sources.chain(destination) {
             if !given.has_secret(name) {

@@ -18,6 +18,13 @@
 //! lost. A registry's statement that contradicts its own acknowledgement is not believed (ECR reports the offset before
 //! the last part), nor a refusal of the location that it has just named.
 //!
+//! # Continuing in another process
+//!
+//! With a [`UploadRecord`], the location of the session is in a file. The next attempt asks the registry how much it has, reads that
+//! much of the content for the digest without sending it, and sends the rest. A recorded session is not cancelled when it is dropped
+//! or a connection breaks, only when the content or the registry's refusal is the reason. If the window does not reach back to what
+//! the registry has, the session is kept for the next attempt too.
+//!
 //! # Parts
 //!
 //! After a 413 the size of one request is halved, from 64 MiB down to 1 MiB. After a 504, or a connection that broke
@@ -40,6 +47,7 @@
 
 mod error;
 mod mount;
+mod record;
 mod replay_buffer;
 mod request;
 mod session;
@@ -65,6 +73,7 @@ use crate::oci::Digest;
 
 pub use self::error::UploadError;
 pub use self::mount::MountResult;
+pub use self::record::{UploadRecord, UploadRecords};
 pub use self::session::PendingUpload;
 #[cfg(fuzzing)]
 pub(super) use self::session::parse_range;
@@ -86,13 +95,16 @@ impl Repository {
         size: Option<u64>,
         bytes: BoxStream<'_, Result<Bytes, E>>,
     ) -> Result<(Digest, u64), UploadError<E>> {
-        self.resume_upload(None, digest, size, bytes).await
+        self.resume_upload(None, None, digest, size, bytes).await
     }
 
-    /// Like [`Repository::upload`], in the session of `pending` if there is one.
+    /// Like [`Repository::upload`], in the session of `pending` if there is one. An upload that `record` names is continued
+    /// instead, as far as the registry has it; what it has is read from `bytes` too, but not sent. If the upload fails or is
+    /// dropped, and the content is not the reason, the record stays and the session is not cancelled.
     pub async fn resume_upload<E>(
         &self,
         pending: Option<PendingUpload>,
+        record: Option<UploadRecord>,
         digest: Option<&Digest>,
         size: Option<u64>,
         bytes: BoxStream<'_, Result<Bytes, E>>,
@@ -101,10 +113,7 @@ impl Repository {
         // acquire it and wait for a read permit, while the reader that holds that permit, the source of this upload,
         // waits for the write permit.
         let permit = WritePermit::acquire(self.registry()).await?;
-        let session = match pending {
-            Some(PendingUpload(session)) => session,
-            None => Session::start(self).await?,
-        };
+        let (session, received) = Session::open(self, pending, record, size).await?;
         let label = match (digest, size) {
             (Some(_), Some(_)) => session.label(&Method::PUT),
             _ => session.label(&Method::PATCH),
@@ -116,8 +125,8 @@ impl Repository {
             buffer: ReplayBuffer::new(digest, size, bytes, label),
             digest,
             size,
-            acknowledged: 0,
-            is_uncertain: false,
+            acknowledged: received,
+            is_uncertain: received > 0,
             unauthorized: false,
             redirect: None,
             redirect_count: 0,
@@ -125,20 +134,18 @@ impl Repository {
             failures: 0,
             failed_at: 0,
         };
-        loop {
-            let done = match upload.step().await {
-                Ok(done) => done,
-                Err(PartError::Final(error)) => return Err(error),
-                Err(PartError::Request(failure)) => upload.recover(failure).await?,
-                Err(PartError::Redirected(redirect)) => {
-                    upload.follow_redirect(redirect)?;
-                    None
-                }
-            };
-            if let Some(stored) = done {
-                return Ok(stored);
-            }
+        let result = upload.run(received).await;
+        let is_wrong = match &result {
+            Ok(_) => false,
+            Err(UploadError::Source(_)) => true,
+            Err(UploadError::Registry(error)) => !error.is_temporary(),
+            // What is left of it was recorded.
+            Err(UploadError::Lost(_)) => false,
+        };
+        if is_wrong && let Some(record) = upload.session.take_record() {
+            record.delete();
         }
+        result
     }
 }
 
@@ -182,6 +189,29 @@ enum Recovery {
 }
 
 impl<E> Upload<'_, '_, E> {
+    /// Sends everything but the first `received` bytes, which the registry has.
+    async fn run(&mut self, received: u64) -> Result<Stored, UploadError<E>> {
+        if !self.buffer.skip_to(received).await? {
+            let detail = "the content is shorter than what the registry has of it";
+            let label = self.session.label(&Method::PUT);
+            return Err(Error::new(Kind::DigestMismatch, label, detail).into());
+        }
+        loop {
+            let done = match self.step().await {
+                Ok(done) => done,
+                Err(PartError::Final(error)) => return Err(error),
+                Err(PartError::Request(failure)) => self.recover(failure).await?,
+                Err(PartError::Redirected(redirect)) => {
+                    self.follow_redirect(redirect)?;
+                    None
+                }
+            };
+            if let Some(stored) = done {
+                return Ok(stored);
+            }
+        }
+    }
+
     /// Sends the next request. Returns what was stored when the upload is complete.
     async fn step(&mut self) -> Result<Option<Stored>, PartError<E>> {
         let size_limit = self.repository.registry().part_size().limit();
@@ -333,6 +363,10 @@ impl<E> Upload<'_, '_, E> {
                 }
                 Ok(None)
             }
+            // The next attempt reads the content again, and continues here.
+            Some(received) if received > 0 && !is_refused && self.session.is_recorded() => {
+                Err(UploadError::Lost(error))
+            }
             _ => self.restart(error).await,
         }
     }
@@ -422,6 +456,9 @@ impl<E> Upload<'_, '_, E> {
             return Ok(Some(stored));
         }
         if !self.buffer.seek(0) {
+            if let Some(record) = self.session.take_record() {
+                record.delete();
+            }
             return Err(match error.kind() {
                 // A registry that makes no progress would not make any on another attempt either.
                 Kind::TimedOut => UploadError::Registry(error),
@@ -431,7 +468,10 @@ impl<E> Upload<'_, '_, E> {
                 }
             });
         }
+        // Nobody continues it any more.
+        let record = self.session.take_record();
         self.session = Session::start(self.repository).await?;
+        self.session.set_record(self.repository, record);
         self.acknowledged = 0;
         self.is_uncertain = false;
         Ok(None)

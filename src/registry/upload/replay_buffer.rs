@@ -81,6 +81,16 @@ impl<'a, E> ReplayBuffer<'a, E> {
         self.window.seek(offset)
     }
 
+    /// Reads up to `offset` without sending anything. Returns false if the content ends before.
+    pub async fn skip_to(&mut self, offset: u64) -> Result<bool, UploadError<E>> {
+        while self.offset() < offset {
+            if self.next(offset - self.offset()).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether there are more bytes to send; waits for them, or for the end.
     pub async fn has_more(&mut self) -> Result<bool, UploadError<E>> {
         if self.window.is_at_end() {

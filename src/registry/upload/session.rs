@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode};
 use tokio::time::timeout;
 use url::Url;
 
+use super::record::UploadRecord;
 use crate::oci::Digest;
 use crate::registry::client::{Registry, RegistryRequest, RegistryResponse};
 use crate::registry::error::{Error, Kind};
@@ -26,6 +27,7 @@ pub(in crate::registry) struct Session {
     pub(super) url: Url,
     label: String,
     is_open: bool,
+    record: Option<UploadRecord>,
 }
 
 /// An upload that the registry started instead of mounting the blob. It is cancelled when it is dropped unused.
@@ -59,7 +61,87 @@ impl Session {
             scope: Scope::push(repository.name()),
             label: RegistryRequest::new(Method::POST, repository.uploads(), request.scope.clone()).label,
             is_open: true,
+            record: None,
         })
+    }
+
+    /// The session for the next upload, and how many bytes the registry has of it: the one that `record` names if the registry knows
+    /// it, else `pending`, else a new one. The caller holds a write permit.
+    pub async fn open(
+        repository: &Repository,
+        pending: Option<PendingUpload>,
+        record: Option<UploadRecord>,
+        size: Option<u64>,
+    ) -> Result<(Self, u64), Error> {
+        let record = match record.map(|record| Self::of_record(repository, record)) {
+            Some(Ok(mut session)) => match session.status().await {
+                Ok(Some(received)) if received > 0 && size.is_none_or(|size| received <= size) => {
+                    session.record_resumed(received);
+                    return Ok((session, received));
+                }
+                Err(error) if error.is_temporary() => return Err(error),
+                _ => session.take_record(),
+            },
+            Some(Err(record)) => Some(record),
+            None => None,
+        };
+        let mut session = match pending {
+            Some(PendingUpload(session)) => session,
+            None => Self::start(repository).await?,
+        };
+        session.set_record(repository, record);
+        Ok((session, 0))
+    }
+
+    /// The session that `record` names, if it can belong to `repository`. The registry need not know it.
+    fn of_record(repository: &Repository, record: UploadRecord) -> Result<Self, UploadRecord> {
+        let registry = repository.registry();
+        let uploads = repository.uploads();
+        let url = record.location().and_then(|location| Url::parse(location).ok());
+        let Some(url) = url.filter(|url| is_upload_of(url, &uploads)) else {
+            return Err(record);
+        };
+        let scope = Scope::push(repository.name());
+        Ok(Self {
+            url,
+            registry: registry.clone(),
+            label: RegistryRequest::new(Method::POST, uploads, scope.clone()).label,
+            scope,
+            is_open: true,
+            record: Some(record),
+        })
+    }
+
+    /// Keeps where the upload is in `record` from now on, if a later attempt may continue it there.
+    pub fn set_record(&mut self, repository: &Repository, record: Option<UploadRecord>) {
+        match record {
+            Some(record) if !is_upload_of(&self.url, &repository.uploads()) => record.delete(),
+            record => self.record = record,
+        }
+        self.write_record();
+    }
+
+    /// The record, which the session keeps no more.
+    pub fn take_record(&mut self) -> Option<UploadRecord> {
+        self.record.take()
+    }
+
+    /// Whether a later attempt may continue it.
+    pub fn is_recorded(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// That the upload continued at `offset`.
+    fn record_resumed(&self, offset: u64) {
+        if let Some(record) = &self.record {
+            record.resumed(offset);
+        }
+    }
+
+    fn write_record(&mut self) {
+        if let Some(record) = &mut self.record {
+            record.set(self.url.as_str());
+        }
     }
 
     /// The label of a request of this upload. It has no session URL, which differs between attempts.
@@ -80,6 +162,7 @@ impl Session {
             self.url = self
                 .registry
                 .resolve_upload_location(&self.label, response.url(), Some(location))?;
+            self.write_record();
         }
         Ok(())
     }
@@ -87,6 +170,9 @@ impl Session {
     /// The upload is complete, so there is nothing to cancel.
     pub fn mark_committed(&mut self) {
         self.is_open = false;
+        if let Some(record) = self.record.take() {
+            record.delete();
+        }
     }
 
     /// The number of bytes that the registry has (distribution specification, "Pushing a blob in chunks"); `None` if it
@@ -110,6 +196,12 @@ impl Session {
     }
 }
 
+/// Whether `url` names an upload below `uploads`, `…/blobs/uploads/` of a repository.
+fn is_upload_of(url: &Url, uploads: &Url) -> bool {
+    let rest = url.path().strip_prefix(uploads.path());
+    url.origin() == uploads.origin() && rest.is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+}
+
 /// Runs `operation`, which starts an upload, to completion even if the caller is dropped: without its response, the
 /// upload could not be cancelled.
 pub(in crate::registry) async fn run_to_completion<T: Send + 'static>(
@@ -123,7 +215,9 @@ pub(in crate::registry) async fn run_to_completion<T: Send + 'static>(
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // One that is recorded is continued by the next attempt.
         if self.is_open
+            && self.record.is_none()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(cancel(self.registry.clone(), self.url.clone(), self.scope.clone()));
@@ -190,6 +284,23 @@ async fn try_cancel(registry: &Registry, mut url: Url, scope: &Scope) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_uploads_of_the_repository_are_continued() {
+        let uploads: Url = "https://r:5000/v2/team/app/blobs/uploads/".parse().unwrap();
+        for (url, fits) in [
+            ("https://r:5000/v2/team/app/blobs/uploads/1-2?_state=x", true),
+            ("https://r:5000/v2/team/app/blobs/uploads/", false),
+            ("https://r:5000/v2/team/app/blobs/uploads/1/2", false),
+            ("https://r:5000/v2/team/app/blobs/uploads/../../../../x", false),
+            ("https://r:5000/v2/team/other/blobs/uploads/1", false),
+            ("https://r:5001/v2/team/app/blobs/uploads/1", false),
+            ("http://r:5000/v2/team/app/blobs/uploads/1", false),
+            ("https://r.example/v2/team/app/blobs/uploads/1", false),
+        ] {
+            assert_eq!(is_upload_of(&url.parse().unwrap(), &uploads), fits, "{url}");
+        }
+    }
 
     #[test]
     fn ranges_of_uploads_are_parsed() {

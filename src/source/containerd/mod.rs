@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use super::containerd_api::{Client, DEFAULT_ADDRESS};
+pub use super::containerd_api::{Client, DEFAULT_ADDRESS, ImageWriter};
 pub use watch::ContainerdEvents;
 
 use super::content::{ContentStore, ContentStores, StoreOwner};

@@ -111,6 +111,7 @@ impl Client {
         Ok(Session {
             grpc: Grpc::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
             client: self.clone(),
+            lease: None,
         })
     }
 
@@ -153,11 +154,19 @@ impl Client {
 pub(in crate::source) struct Session {
     grpc: Grpc<Channel>,
     client: Client,
+    /// The lease of what is written.
+    lease: Option<MetadataValue<Ascii>>,
 }
 
 impl Session {
+    /// The same, whose requests have the lease `id`.
+    pub(super) fn with_lease(self, id: &str) -> Self {
+        let lease = MetadataValue::try_from(id).ok();
+        Self { lease, ..self }
+    }
+
     /// How long content may send nothing.
-    fn idle_timeout(&self) -> Duration {
+    pub(super) fn idle_timeout(&self) -> Duration {
         self.client.idle_timeout
     }
 
@@ -272,7 +281,7 @@ impl Session {
         futures::stream::once(opening).try_flatten().boxed()
     }
 
-    async fn call<Q, A>(&self, path: &'static str, message: Q) -> Result<A, Status>
+    pub(super) async fn call<Q, A>(&self, path: &'static str, message: Q) -> Result<A, Status>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
@@ -309,7 +318,7 @@ impl Session {
         Ok(answer.into_inner().boxed())
     }
 
-    async fn ready(&self) -> Result<Grpc<Channel>, Status> {
+    pub(super) async fn ready(&self) -> Result<Grpc<Channel>, Status> {
         let mut grpc = self.grpc.clone();
         grpc.ready()
             .await
@@ -317,11 +326,14 @@ impl Session {
         Ok(grpc)
     }
 
-    fn request<Q>(&self, message: Q) -> Request<Q> {
+    pub(super) fn request<Q>(&self, message: Q) -> Request<Q> {
         let mut request = Request::new(message);
         request
             .metadata_mut()
             .insert("containerd-namespace", self.client.namespace.clone());
+        if let Some(lease) = &self.lease {
+            request.metadata_mut().insert("containerd-lease", lease.clone());
+        }
         request
     }
 
@@ -337,14 +349,14 @@ impl Session {
         }
     }
 
-    fn status_fault(&self, status: &Status) -> Fault {
+    pub(super) fn status_fault(&self, status: &Status) -> Fault {
         match status.message() {
             "" => self.client.failure(&format!("{}", status.code())),
             message => self.client.failure(message),
         }
     }
 
-    fn idle_fault(&self) -> Fault {
+    pub(super) fn idle_fault(&self) -> Fault {
         let seconds = self.idle_timeout().as_secs();
         self.client.failure(&format!("no content was received for {seconds} s"))
     }

@@ -3,6 +3,7 @@
 mod agent;
 mod dashboard;
 mod installed;
+mod nodes;
 mod permissions;
 pub(crate) mod registry;
 mod rendered;

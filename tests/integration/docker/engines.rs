@@ -78,6 +78,16 @@ fn succeed(mut command: Command) -> Output {
     output
 }
 
+/// Starts another instance of `part` in the stack of the tests, and returns the value of its variable.
+pub fn stack_instance(part: &str, name: &str) -> String {
+    required("JACKAL_STACK");
+    succeed(stack(&["start", part, name]));
+    let environment = String::from_utf8(succeed(stack(&["env"])).stdout).unwrap();
+    let suffix = format!("_{}=", name.to_uppercase().replace('-', "_"));
+    let mut values = environment.lines().filter_map(|line| line.split_once(&suffix));
+    values.next().unwrap().1.to_owned()
+}
+
 /// An engine for one test, which may kill it; its state is deleted with it.
 pub struct DedicatedEngine {
     name: String,
@@ -87,18 +97,9 @@ pub struct DedicatedEngine {
 
 impl DedicatedEngine {
     pub fn start(part: &'static str, shape: StorageKind) -> Self {
-        required("JACKAL_STACK");
         // Unique, because several tests have one.
         let name = format!("victim-{part}-{:08x}", fastrand::u32(..));
-        succeed(stack(&["start", part, &name]));
-        let environment = String::from_utf8(succeed(stack(&["env"])).stdout).unwrap();
-        let suffix = format!("_{}=", name.to_uppercase().replace('-', "_"));
-        let host = environment
-            .lines()
-            .find_map(|line| line.split_once(&suffix))
-            .unwrap()
-            .1
-            .to_owned();
+        let host = stack_instance(part, &name);
         Self {
             name,
             part,

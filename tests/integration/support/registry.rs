@@ -265,7 +265,8 @@ impl TestRegistry {
     }
 }
 
-fn unused_port() -> u16 {
+/// A port that nobody listens on now.
+pub fn unused_port() -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("its address").port()
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A connection whose writes fail when the other end takes nothing for a while.
-pub(super) struct StallLimit<S> {
+pub struct StallLimit<S> {
     stream: S,
     limit: Duration,
     /// Runs while a write waits.

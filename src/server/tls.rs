@@ -1,4 +1,4 @@
-//! The certificate of the server.
+//! The certificate of a server.
 
 use std::sync::Arc;
 
