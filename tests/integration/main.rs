@@ -36,6 +36,7 @@ mod garbage;
 mod gitops;
 mod invalid_input;
 mod node_proxy;
+mod node_proxy_connections;
 mod package;
 mod registry;
 mod sbom;
