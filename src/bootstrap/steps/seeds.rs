@@ -331,7 +331,7 @@ impl Seeds for NodeSeeds {
 
 impl NodeSeeds {
     /// Tries first the image that pods of an interrupted run have, so that these stay.
-    async fn prefer_current(&self, architecture: &str, images: &mut Vec<String>) -> Result<(), Fault> {
+    async fn prefer_current(&self, architecture: &str, images: &mut [String]) -> Result<(), Fault> {
         let api = self.cluster.api(kind("DaemonSet"), Some(NAMESPACE));
         let name = format!("jackal-seed-{architecture}");
         let doing = format!("reading DaemonSet {NAMESPACE}/{name}");
