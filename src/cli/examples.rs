@@ -203,11 +203,6 @@ Examples:
   # In a pod whose init container has the image that the node is to keep
   jackal-operator idle";
 
-pub(super) const IMPORT_IMAGES: &str = "\
-Examples:
-  # On a node, as root
-  jackal-operator import-images images.tar --socket /run/containerd/containerd.sock";
-
 pub(super) const GARBAGE_COLLECT: &str = "\
 Examples:
   # Once; it ends after the quarantine

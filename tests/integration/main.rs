@@ -38,6 +38,7 @@ mod invalid_input;
 mod node_proxy;
 mod node_proxy_connections;
 mod package;
+mod plugin;
 mod registry;
 mod sbom;
 mod shutdown;
