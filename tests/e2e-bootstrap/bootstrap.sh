@@ -84,8 +84,7 @@ seed_step() {
   local size
   step 'preflight, and bootstrap with the seed: pods run from a packed image'
   jackal-operator preflight "$work/site.tar.zst" >"$work/preflight.log" 2>&1 || fail "preflight: $(cat "$work/preflight.log")"
-  sed 's/^/   /' "$work/preflight.log"
-  objects >"$work/objects.before"
+  grep -v ^ok "$work/preflight.log" | sed 's/^/   /'
   size="$(etcd_size)"
   bootstrap "$work/site.tar.zst"
   sed 's/^/   /' "$work/bootstrap.log"
@@ -98,10 +97,11 @@ seed_step() {
 etcd_size() { kubectl get --raw /metrics | awk '/^apiserver_storage_size_bytes/ { printf "%d\n", $2 }'; }
 
 repeat_step() {
+  local first=$took
   step 'Repeat: nothing changes'
   generations >"$work/generations.before"
   bootstrap "$work/site.tar.zst"
-  [ "$took" -lt 5000 ] || fail "a repeat took $(seconds "$took") s"
+  [ "$((took * 5))" -lt "$first" ] || fail "a repeat took $(seconds "$took") s, the first run $(seconds "$first") s"
   generations >"$work/generations.after"
   diff "$work/generations.before" "$work/generations.after" >&2 || fail 'a repeat has changed objects'
 }

@@ -24,6 +24,7 @@ run_steps() { # ci | all | STEP...
   host_network
   archive_step
   cluster_step
+  objects >"$work/objects.before"
   for name in "${names[@]}"; do "$name"; done
 }
 
