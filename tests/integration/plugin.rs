@@ -87,8 +87,8 @@ async fn packages_are_shown_explained_and_changed() {
     );
 
     run(&["reconcile", "shop", "--wait"]);
-    let failed = cluster.kubectl_jackal(&["reconcile", "broken", "--wait"]);
-    failed.failed(1, &["broken is not ready: SourceNotFound"]);
+    let failed = cluster.kubectl_jackal(&["reconcile", "broken", "--wait", "--timeout", "2s"]);
+    failed.failed(1, &["broken is not ready after --timeout: SourceNotFound"]);
     run(&["suspend", "shop"]);
     assert!(cluster.package("shop").await.spec.suspend);
     cluster

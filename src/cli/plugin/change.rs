@@ -74,7 +74,16 @@ impl Reconcile {
         let waited = tokio::time::timeout(self.timeout.into(), wait(&scope, &self.name, &request)).await;
         match waited {
             Ok(ready) => ready,
-            Err(_) => bail!("{0} is not ready yet; see: kubectl jackal explain {0}", self.name),
+            Err(_) => {
+                let state = package(&scope, &self.name).await?;
+                let ready = state.condition("Ready").filter(|ready| ready.status != "True");
+                let why = ready.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
+                bail!(
+                    "{0} is not ready after --timeout{1}; see: kubectl jackal explain {0}",
+                    self.name,
+                    print::shown(&why)
+                )
+            }
         }
     }
 }
