@@ -174,6 +174,15 @@ bench-scale: ## Measure one controller with 10, 100 and 1,000 packages of five i
 	cargo bench --locked --bench scale --no-run
 	scripts/stack with apiserver -- cargo bench --locked --bench scale -- $(BENCH)
 
+.PHONY: bench-bootstrap-transport
+bench-bootstrap-transport: ## Measure the way of 100 MB into a cluster without a registry. BENCH='MEGABYTES ROUNDS'. Needs root.
+	scripts/parts get image
+	scripts/parts get e2e
+	BENCH_SEED="$$(scripts/image seed)" \
+		BENCH_PROGRAM="$$(cargo bench --locked --bench bootstrap_transport --no-run --message-format json | \
+			jq -r 'select(.target.name? == "bootstrap_transport").executable // empty')" \
+		scripts/bench/bootstrap-transport $(BENCH)
+
 .PHONY: bench-compression
 bench-compression: ## Measure push and pull with None, Gzip and Zstd, at 1 Gbit/s and on loopback. BENCH='MEGABYTES ROUNDS'.
 	cargo build --locked --release

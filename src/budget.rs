@@ -26,6 +26,9 @@ pub static PACKAGES: LazyLock<Pool> = LazyLock::new(|| Pool::new(4 << 20, 96 << 
 /// The memory for documents that are read one at a time and not kept, such as signatures; each has its own reservation.
 pub static DOCUMENTS: LazyLock<Pool> = LazyLock::new(|| Pool::new(128 << 10, 32 << 20));
 
+/// The memory for listings: of tags, referrers and repositories. The largest that is read has 32 MiB.
+pub static LISTINGS: LazyLock<Pool> = LazyLock::new(|| Pool::new(512 << 10, 64 << 20));
+
 /// Bytes of memory per JSON value, including allocations.
 const VALUE_BYTES: usize = 160;
 

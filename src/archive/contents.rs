@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::attachment::{attachments, name_attachments};
 use super::header::Packed;
 use super::image_list::{ImageTree, NamedImage, add_images, deliver_from, root_of};
 use super::input::{FromStart, RandomAccess};
@@ -16,7 +17,7 @@ use super::order::{blob_path, files_of};
 use super::read::{invalid, read_header};
 use super::tar_content::{SeekableTar, TarContent, verified};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Digest, Document, MANIFEST_LIMIT, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, Platform, Reference};
 use crate::package::LAYOUT_INDEX;
 use crate::source::{BlobSink, ByteStream, Delivery, ImageSource, Resolved};
 
@@ -93,6 +94,11 @@ impl Archive {
         self.tree.document(digest)
     }
 
+    /// All manifests and indexes of the images.
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        self.tree.documents()
+    }
+
     /// The manifests of the image `root`, children before the index that lists them.
     pub fn manifests(&self, root: &Digest) -> Vec<Document> {
         self.tree.manifests(root)
@@ -106,15 +112,20 @@ impl Archive {
         inline.chain(stored.map(|(digest, extent)| (digest, extent.size)))
     }
 
-    /// Gives the only image of the archive the name `name`.
+    /// Gives the only image of the archive the name `name`, and names in its repository to what belongs to it.
     ///
     /// # Errors
     /// A stalled fault, where it has packages or not one image.
     pub fn with_name(mut self, name: Reference) -> Result<Self, Fault> {
-        let images = &mut self.contents.images;
-        match images.first().map(|first| first.root.clone()) {
-            Some(root) if self.contents.packages.is_empty() && images.iter().all(|image| image.root == root) => {
-                *images = vec![NamedImage { name: Some(name), root }];
+        match (self.only_image(), self.contents.packages.is_empty()) {
+            (Some(root), true) => {
+                let attached = attachments(&self);
+                let mut images = vec![NamedImage { name: Some(name), root }];
+                for (image, attachment) in self.contents.images.drain(..).zip(attached) {
+                    images.extend(attachment.map(|_| NamedImage { name: None, ..image }));
+                }
+                self.contents.images = images;
+                name_attachments(&mut self);
                 Ok(self)
             }
             _ => Err(Fault::stalled(
@@ -122,6 +133,14 @@ impl Archive {
                 "--name names the image of an archive that has one image and no package".to_owned(),
             )),
         }
+    }
+
+    /// The root of the only image, besides what belongs to it; `None` if there are several.
+    pub(super) fn only_image(&self) -> Option<Descriptor> {
+        let images = self.images().iter().zip(attachments(self));
+        let mut roots = images.filter_map(|(image, attachment)| attachment.is_none().then_some(&image.root));
+        let first = roots.next()?;
+        roots.all(|root| root.digest == first.digest).then(|| first.clone())
     }
 
     /// Where the content `digest` lies in the archive, in bytes; zero for what was made when it was opened. To read in this order is

@@ -56,35 +56,86 @@ pub(super) async fn save_contents(
     let raw = read_document(&*tar, members, MANIFEST).await?;
     let saved: Vec<Saved> =
         decode::json(&raw).map_err(|error| invalid(&format!("its {MANIFEST} cannot be read: {error}")))?;
-    if saved.len() > LIMIT || saved.iter().any(|image| image.layers.len() > LIMIT) {
-        return Err(invalid(&format!(
-            "its {MANIFEST} lists more than {LIMIT} images or layers"
-        )));
-    }
     let mut contents = Contents {
-        tar: Arc::clone(&tar),
+        tar,
         packages: Vec::new(),
         blobs: HashMap::new(),
         inline: HashMap::new(),
         images: Vec::new(),
     };
+    add_all(&mut contents, members, &saved).await?;
+    Ok(contents)
+}
+
+/// Adds to the contents of an OCI layout the images that only its `manifest.json` lists. `listed` are the configurations of the
+/// others. Docker 25 and later leaves images out of `index.json` that are saved by a digest or an ID (moby#47210, moby#51389).
+///
+/// # Errors
+/// A fault that names the file or the image.
+pub(super) async fn add_unlisted(
+    contents: &mut Contents,
+    members: &HashMap<String, Member>,
+    listed: &HashSet<Digest>,
+) -> Result<(), Fault> {
+    if !members.contains_key(MANIFEST) {
+        return Ok(());
+    }
+    let raw = read_document(&*contents.tar, members, MANIFEST).await?;
+    // A layout may have a file of this name for another purpose.
+    let Ok(saved) = decode::json::<Vec<Saved>>(&raw) else {
+        return Ok(());
+    };
+    let mut unlisted = Vec::new();
+    for image in saved {
+        let path = &image.config;
+        let is_listed = |digest: Digest| listed.contains(&digest);
+        // One whose configuration is absent is of a platform that is not there.
+        if digest_in(path).is_some_and(is_listed) || file(members, path)?.is_none() {
+            continue;
+        }
+        let config = read_document(&*contents.tar, members, path).await?;
+        if !is_listed(Digest::of(&config)) {
+            unlisted.push(image);
+        }
+    }
+    add_all(contents, members, &unlisted).await
+}
+
+/// Adds the images `saved`.
+async fn add_all(contents: &mut Contents, members: &HashMap<String, Member>, saved: &[Saved]) -> Result<(), Fault> {
+    if saved.len() > LIMIT || saved.iter().any(|image| image.layers.len() > LIMIT) {
+        return Err(invalid(&format!(
+            "its {MANIFEST} lists more than {LIMIT} images or layers"
+        )));
+    }
     let layers: BTreeSet<&String> = saved.iter().flat_map(|image| &image.layers).collect();
+    let tar = Arc::clone(&contents.tar);
     let compressed = compressed_layers(&*tar, members, layers).await?;
-    let mut known = HashSet::new();
-    for image in &saved {
+    let known = contents.images.iter();
+    let known = known.filter_map(|image| Some((image.name.as_ref()?.to_string(), image.root.digest.clone())));
+    let mut known: HashMap<String, Digest> = known.collect();
+    for image in saved {
         let shown = image.repo_tags.first().unwrap_or(&image.config);
         let shown: String = shown.chars().take(200).collect();
         let within = |fault: Fault| fault.with_context(format_args!("image {shown:?}"));
-        let root = add(&mut contents, members, image, &compressed).await.map_err(within)?;
+        let root = add(contents, members, image, &compressed).await.map_err(within)?;
         for name in names(&image.repo_tags).map_err(within)? {
-            if name.as_ref().is_some_and(|name| !known.insert(name.to_string())) {
-                return Err(within(invalid("another image has the same name")));
+            let other = name
+                .as_ref()
+                .and_then(|name| known.insert(name.to_string(), root.digest.clone()));
+            match other {
+                Some(other) if other != root.digest => {
+                    return Err(within(invalid("another image has the same name")));
+                }
+                Some(_) => {}
+                None => contents.images.push(NamedImage {
+                    name,
+                    root: root.clone(),
+                }),
             }
-            let root = root.clone();
-            contents.images.push(NamedImage { name, root });
         }
     }
-    Ok(contents)
+    Ok(())
 }
 
 /// The names of an image, or that it has none.
@@ -173,9 +224,7 @@ async fn compressed_layers<'l>(
             [0x28, 0xb5, 0x2f, 0xfd] => Compression::Zstd,
             _ => continue,
         };
-        let named = path.rsplit('/').next().and_then(|name| name.split('.').next());
-        let named = named.and_then(|hex| format!("sha256:{hex}").parse().ok());
-        let digest = match named {
+        let digest = match digest_in(path) {
             Some(digest) => digest,
             None => digest_of(tar, extent).await?,
         };
@@ -183,6 +232,13 @@ async fn compressed_layers<'l>(
         compressed.insert(path, layer);
     }
     Ok(compressed)
+}
+
+/// The digest in the name of a file: `<hex>`, also with an extension, or `sha256:<hex>`.
+fn digest_in(path: &str) -> Option<Digest> {
+    let name = path.rsplit('/').next()?.split('.').next()?;
+    let hex = name.strip_prefix("sha256:").unwrap_or(name);
+    format!("sha256:{hex}").parse().ok()
 }
 
 async fn digest_of(tar: &dyn TarContent, extent: Extent) -> Result<Digest, Fault> {

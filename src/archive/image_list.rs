@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use crate::budget::{PACKAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Content, Descriptor, Digest, Document, Platform, Reference, distinct_blobs, distinct_foreign_layers};
+use crate::oci::{
+    Content, Descriptor, Digest, Document, Platform, Reference, distinct_blobs, distinct_foreign_layers, total_size,
+};
 use crate::package::{BASE_NAME, REF_NAME};
 use crate::source::{Blob, BlobSink, ByteStream, Delivery, Form, Identity, Method, Resolved};
 
@@ -192,7 +194,7 @@ impl ImageTree {
             platforms: platforms.to_vec(),
             identity: Identity::Manifest(root.clone()),
             chosen_from: None,
-            size: Some(distinct_blobs(&documents).iter().map(|blob| blob.size).sum()),
+            size: Some(total_size(distinct_blobs(&documents))),
             documents,
             memory: Arc::clone(&self.memory),
         })

@@ -66,7 +66,7 @@ pub struct LoadedImage {
 /// A stalled fault that names the package, or says that there is none.
 pub async fn verify_signatures(archive: &Archive, requirement: &Requirement) -> Result<(), Fault> {
     if archive.packages().is_empty() {
-        let message = "the file holds no package that could be signed; load it without a key".to_owned();
+        let message = "the file holds no package that could be signed; leave out the key".to_owned();
         return Err(Fault::stalled(Reason::VerificationError, message));
     }
     for package in archive.packages() {

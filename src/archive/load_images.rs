@@ -40,7 +40,7 @@ pub async fn load_images(
     target: &Target<'_>,
     progress: &Progress,
 ) -> Result<LoadedImages, Fault> {
-    check_names(archive.images(), target)?;
+    check_names(archive, target)?;
     let idle = Progress::default();
     let needed = target
         .retries
@@ -67,7 +67,8 @@ pub async fn load_images(
 }
 
 /// Checks that every image has a name, and that no two get the same one in the target.
-fn check_names(images: &[NamedImage], target: &Target<'_>) -> Result<(), Fault> {
+fn check_names(archive: &Archive, target: &Target<'_>) -> Result<(), Fault> {
+    let images = archive.images();
     if images.is_empty() {
         return Err(Fault::stalled(
             Reason::SourceNotFound,
@@ -78,9 +79,9 @@ fn check_names(images: &[NamedImage], target: &Target<'_>) -> Result<(), Fault> 
     for image in images {
         let digest = &image.root.digest;
         let Some(name) = &image.name else {
-            let hint = match images {
-                [_] => "give it one by --name",
-                _ => "load them one by one, each by --name, from archives of their own",
+            let hint = match archive.only_image() {
+                Some(_) => "give it one by --name",
+                None => "load them one by one, each by --name, from archives of their own",
             };
             let message = format!("the image {digest} has no name in the archive; {hint}");
             return Err(Fault::stalled(Reason::InvalidReference, message));

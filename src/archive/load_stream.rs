@@ -45,9 +45,6 @@ pub async fn load_stream(
         .map(|streamed| (streamed.package, streamed.coordinates.repository.clone()))
         .collect();
     omitted::check(&omitted::missing(&named, None, target).await?, target)?;
-    for streamed in &mut streamed {
-        streamed.sent += omitted::place(streamed.package, &*streamed.destination, target).await?;
-    }
     while let Some(file) = reader.next().await? {
         let within = |fault: Fault| fault.with_context(format_args!("file `{}` of the package", file.path));
         let content = reader
@@ -70,6 +67,10 @@ pub async fn load_stream(
     }
     for streamed in &mut streamed {
         streamed.verify()?;
+    }
+    // Not before: whoever made the file chose which content of the destination its repositories get.
+    for streamed in &mut streamed {
+        streamed.sent += omitted::place(streamed.package, &*streamed.destination, target).await?;
     }
     let mut loaded = Vec::with_capacity(streamed.len());
     for streamed in &mut streamed {

@@ -15,14 +15,18 @@
 //! `docker save`. A compressed tar without a seek table ([`StreamTar`]) is decompressed from its beginning; its small documents are kept
 //! when it is listed, so that `load`, which reads in the order of the file, decompresses it twice.
 
+mod artifact;
+mod attachment;
 mod check;
 mod compare;
 mod contents;
 mod coordinates;
 mod diff;
+mod differential;
 mod directory;
 mod docker_save;
 pub mod format;
+mod frame_content;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod header;
@@ -44,6 +48,7 @@ mod package_tar;
 mod packing;
 mod partial;
 pub mod parts;
+mod publish;
 mod read;
 mod resume;
 mod retry;
@@ -57,11 +62,13 @@ mod testing;
 pub mod unpack;
 mod write;
 
+pub use artifact::StoredArchive;
 pub use check::{Checked, check};
 pub use compare::compare;
 pub use contents::{Archive, Contents};
 pub use coordinates::Coordinates;
 pub use diff::{Change, Difference, ImageChange, Overlap, PackageChange, SbomChange, VersionChange};
+pub use differential::DifferentialPackage;
 pub use header::{HEADER_LIMIT, Header, Packed};
 pub use image_list::NamedImage;
 pub use input::{DiskFile, RandomAccess};
@@ -78,6 +85,7 @@ pub use open::open;
 pub use order::{PackageFile, files_of};
 pub use packing::{PackageSource, Packing};
 pub use partial::PartialFile;
+pub use publish::{ArchivedPackage, PublishedImage};
 pub use read::Reader;
 pub use resume::Kept;
 pub use retry::Retries;

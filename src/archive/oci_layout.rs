@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::attachment::name_attachments;
 use super::contents::{Archive, Contents};
+use super::docker_save::add_unlisted;
 use super::image_list::NamedImage;
 use super::members::{Extent, Member, file, read_document, shown};
 use super::read::invalid;
@@ -45,7 +47,13 @@ pub(super) async fn layout_contents(
         inline: HashMap::new(),
         images: images(entries)?,
     };
-    without_absent(contents).await
+    let mut archive = Archive::new(contents).await?;
+    let manifests = archive.documents().filter_map(Document::manifest);
+    let configs: HashSet<Digest> = manifests.map(|manifest| manifest.config.digest.clone()).collect();
+    name_attachments(&mut archive);
+    let mut contents = without_absent(archive)?;
+    add_unlisted(&mut contents, members, &configs).await?;
+    Ok(contents)
 }
 
 /// Where the blob with each digest is.
@@ -89,6 +97,9 @@ fn images(entries: &[Descriptor]) -> Result<Vec<NamedImage>, Fault> {
             }
         }
     }
+    // containerd also names an image by its digests alone.
+    let named: HashSet<Digest> = known.into_values().collect();
+    images.retain(|image| image.name.is_some() || !named.contains(&image.root.digest));
     Ok(images)
 }
 
@@ -103,7 +114,7 @@ fn subjects(entries: &[Descriptor]) -> BTreeMap<&str, &Digest> {
         .collect()
 }
 
-fn kind_of(entry: &Descriptor) -> &str {
+pub(super) fn kind_of(entry: &Descriptor) -> &str {
     let kind = entry.annotations.get(KIND).map(String::as_str).unwrap_or_default();
     let mut prefixes = KIND_PREFIXES.iter();
     prefixes
@@ -114,9 +125,10 @@ fn kind_of(entry: &Descriptor) -> &str {
 /// The name of an entry: `Some(None)` where it has none, `None` where it belongs to an image that is not there.
 fn name_of(entry: &Descriptor, subjects: &BTreeMap<&str, &Digest>) -> Result<Option<Option<Reference>>, Fault> {
     let annotated = |key: &str| entry.annotations.get(key).map(String::as_str);
-    // Some write the tag alone.
+    // Some write the tag alone, and Kubernetes' runtime interface names an image by its ID too.
     let full = annotated(REF_NAME).filter(|name| name.contains(['/', ':']));
-    let Some(text) = annotated(CONTAINERD_NAME).or(full) else {
+    let text = annotated(CONTAINERD_NAME).or(full);
+    let Some(text) = text.filter(|text| text.parse::<Digest>().is_err()) else {
         return Ok(Some(None));
     };
     let invalid_name = |error: &dyn std::fmt::Display| {
@@ -144,8 +156,7 @@ fn name_of(entry: &Descriptor, subjects: &BTreeMap<&str, &Digest>) -> Result<Opt
 
 /// The same with indexes that list only what the archive has: an engine that holds one platform of an image saves the index of all
 /// of them.
-async fn without_absent(contents: Contents) -> Result<Contents, Fault> {
-    let mut archive = Archive::new(contents).await?;
+fn without_absent(mut archive: Archive) -> Result<Contents, Fault> {
     let mut made: HashMap<Digest, (Descriptor, Bytes)> = HashMap::new();
     for image in archive.images() {
         let root = &image.root.digest;
@@ -180,6 +191,18 @@ async fn without_absent(contents: Contents) -> Result<Contents, Fault> {
         made.insert(root.clone(), (descriptor, narrowed.raw));
     }
     let contents = archive.contents_mut();
+    let by_tag = |image: &&NamedImage| image.name.as_ref().is_some_and(|name| name.digest().is_none());
+    let tagged: HashSet<Digest> = contents
+        .images
+        .iter()
+        .filter(by_tag)
+        .map(|image| image.root.digest.clone())
+        .collect();
+    // A name with the digest of the whole index is not one of the reduced index.
+    let names_reduced = |image: &NamedImage| !by_tag(&image) && made.contains_key(&image.root.digest);
+    contents
+        .images
+        .retain(|image| !(names_reduced(image) && tagged.contains(&image.root.digest)));
     for image in &mut contents.images {
         if let Some((root, _)) = made.get(&image.root.digest) {
             image.root = root.clone();

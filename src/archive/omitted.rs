@@ -267,6 +267,7 @@ mod tests {
             blobs: held
                 .map(|path| (Digest::of(path.as_bytes()), "team/a".to_owned()))
                 .into(),
+            ..Holdings::default()
         };
         let omitted = omit(&mut files, &holdings, &[Digest::of(b"manifest")].into());
         assert_eq!(omitted, [(Digest::of(b"components/a.tar"), "team/a".to_owned())].into());

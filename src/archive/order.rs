@@ -75,9 +75,11 @@ pub(super) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
-/// Whether `path` is relative, in normal form and without `..`.
+/// Whether `path` is relative, in normal form, and without `..` and control characters.
 pub(super) fn is_plain_path(path: &str) -> bool {
-    let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\\', '\0']);
+    // Messages show paths, and a terminal obeys control characters.
+    let is_wrong = |letter: char| letter == '\\' || letter.is_control();
+    let is_plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(is_wrong);
     path.len() <= PATH_LIMIT && path.split('/').all(is_plain)
 }
 
@@ -119,7 +121,18 @@ mod tests {
 
     #[test]
     fn paths_outside_the_package_are_refused() {
-        for path in ["../a", "a/../b", "/etc/passwd", "a//b", "", "a/.", "a\\b", "./a"] {
+        for path in [
+            "../a",
+            "a/../b",
+            "/etc/passwd",
+            "a//b",
+            "",
+            "a/.",
+            "a\\b",
+            "./a",
+            "a\x1b[2Jb",
+            "a\n",
+        ] {
             let fault = files_of(&manifest(&["zarf.yaml", path])).unwrap_err();
             assert!(
                 fault.is_stalled() && fault.message.contains("is not one of a file"),

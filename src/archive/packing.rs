@@ -187,7 +187,7 @@ pub(super) fn too_long(error: TooLong) -> Fault {
 }
 
 /// A small document of the package.
-async fn small(repository: &dyn Destination, blob: &Descriptor) -> Result<Bytes, Fault> {
+pub(super) async fn small(repository: &dyn Destination, blob: &Descriptor) -> Result<Bytes, Fault> {
     match repository.blob(&blob.digest, MANIFEST_LIMIT).await? {
         Some(content) => Ok(content),
         None => Err(missing(repository, &blob.digest)),

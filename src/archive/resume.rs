@@ -9,9 +9,10 @@ use bytes::Bytes;
 use zstd::zstd_safe::find_frame_compressed_size;
 
 use super::format::{SKIPPABLE_HEADER, SeekTable, WRITTEN_CONTENT, wrapped_length};
+use super::frame_content::decode;
 use super::order::PackageFile;
 use super::packing::Packing;
-use super::tar_content::{FRAME_LIMIT, decode};
+use super::tar_content::FRAME_LIMIT;
 use crate::fault::{Fault, Reason};
 use crate::oci::Hasher;
 

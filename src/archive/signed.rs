@@ -167,7 +167,7 @@ impl Names<'_> {
 }
 
 fn refused(what: String) -> Fault {
-    let message = format!("the package is not signed as required: {what}. Nothing is published");
+    let message = format!("the package is not signed as required: {what}");
     Fault::stalled(Reason::VerificationError, message)
 }
 

@@ -10,8 +10,9 @@ use futures::stream::{self, try_unfold};
 use zstd::zstd_safe::get_frame_content_size;
 
 use super::format::{
-    FRAME_CONTENT, SEEK_TABLE_FOOTER, SKIPPABLE_HEADER, SeekTable, StoredFrame, WINDOW, stored_blocks, wrapped_length,
+    FRAME_CONTENT, SEEK_TABLE_FOOTER, SKIPPABLE_HEADER, SeekTable, StoredFrame, WINDOW, wrapped_length,
 };
+use super::frame_content::decode_read;
 use super::input::RandomAccess;
 use super::read::invalid;
 use crate::fault::Fault;
@@ -313,9 +314,10 @@ impl Part {
 /// The whole content of `frame`.
 async fn decoded(input: Arc<dyn RandomAccess>, frame: Frame) -> Result<Vec<Bytes>, Fault> {
     blocking(move || {
-        let mut bytes = vec![0; usize::try_from(frame.length).unwrap_or_default()];
-        input.read_exact_at(&mut bytes, frame.offset)?;
-        decode(bytes.into(), frame.content)
+        let length = usize::try_from(frame.length).unwrap_or_default();
+        decode_read(length, frame.content, |buffer| {
+            input.read_exact_at(buffer, frame.offset)
+        })
     })
     .await
 }
@@ -358,27 +360,6 @@ fn read_table(input: &dyn RandomAccess) -> io::Result<Option<(SeekTable, u64)>> 
     let mut frame = vec![0; length];
     input.read_exact_at(&mut frame, begin)?;
     Ok(SeekTable::parse(&frame).map(|table| (table, begin)))
-}
-
-/// The content of `frame`, which is `length` bytes long. Stored content is not copied.
-pub(super) fn decode(frame: Bytes, length: u64) -> io::Result<Vec<Bytes>> {
-    let differs = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a frame has another length than its seek table says",
-        )
-    };
-    let length = usize::try_from(length).map_err(|_| differs())?;
-    if let Some(blocks) = stored_blocks(&frame) {
-        let sum: usize = blocks.iter().map(Bytes::len).sum();
-        return if sum == length { Ok(blocks) } else { Err(differs()) };
-    }
-    let content = zstd::bulk::decompress(&frame, length)?;
-    if content.len() == length {
-        Ok(vec![content.into()])
-    } else {
-        Err(differs())
-    }
 }
 
 /// The bytes from `skip` to `keep` of `pieces`.

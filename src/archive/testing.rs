@@ -47,6 +47,12 @@ impl Tar {
         self
     }
 
+    /// Adds the entries of `other`.
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     /// The bytes of the tar.
     pub fn end(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 1024, 0);

@@ -218,6 +218,8 @@ Examples:
   jackal-operator verify registry.example.com/team/app:1 --identity release@example.com --issuer https://accounts.example.com --trust-root trusted_root.json
   # Read a package file and all its parts to the end
   jackal-operator verify shop.tar.zst.part000
+  # The same, and the signatures of its packages
+  jackal-operator verify shop.tar.zst.part000 --key cosign.pub
   # One part, as soon as it arrives beside the list
   jackal-operator verify shop.tar.zst.part003";
 

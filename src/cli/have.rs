@@ -16,9 +16,13 @@ use crate::signing::{PublicKey, Requirement};
 #[derive(Debug, Args)]
 pub(super) struct HaveFlags {
     /// An inventory of the destination, which `inventory` wrote: blobs that it lists are left out of the file. Only `load` reads
-    /// such a file.
+    /// such a file, unless --zarf is set.
     #[arg(long, value_name = "FILE")]
     have: Option<PathBuf>,
+    /// Leave out whole images that the inventory has under Zarf's names, instead of blobs, so that Zarf reads the file: a
+    /// differential package.
+    #[arg(long, requires = "have")]
+    zarf: bool,
     /// The public key (PEM) that must have signed the inventory, in FILE.sigstore.json.
     #[arg(long, value_name = "FILE", requires = "have")]
     have_key: Option<PathBuf>,
@@ -28,6 +32,11 @@ impl HaveFlags {
     /// Whether an inventory is named.
     pub fn is_given(&self) -> bool {
         self.have.is_some()
+    }
+
+    /// Whether whole images are left out.
+    pub fn for_zarf(&self) -> bool {
+        self.zarf
     }
 
     /// What the inventory says of the blobs `wanted`; nothing without one.

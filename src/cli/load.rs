@@ -18,7 +18,7 @@ use super::signer::SignerFlags;
 use super::state::state_folder;
 use super::{UsageError, examples, print, until};
 use crate::archive::{self, Loaded, LoadedImage, LoadedImages, Missing, Reader, Retries};
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::oci::{Naming, Reference};
 use crate::registry::UploadRecords;
 use crate::transfer::{Destination, LayoutDestination, Progress, RegistryDestination};
@@ -114,7 +114,7 @@ impl Load {
         let receipt = self.receipt.prepare().await?;
         let open = self.destinations(&target).await?;
         let (address, prefix) = (target.address(), target.prefix().unwrap_or_default());
-        let within = |fault: Fault| fault.with_context(self.file.display());
+        let within = |fault: Fault| unpublished(fault).with_context(self.file.display());
         let progress = Arc::new(Progress::default());
         let retries = Retries::new(match target {
             // Files do not come back.
@@ -146,7 +146,7 @@ impl Load {
             }
             let reader = Reader::open(std::io::stdin()).await.map_err(within)?;
             let work = archive::load_stream(reader, &to, requirement.as_ref(), &progress);
-            display.follow(&name, &progress, work).await?
+            display.follow(&name, &progress, work).await.map_err(unpublished)?
         } else {
             let mut archive = archive::open(&self.file).await?;
             if let Some(name) = &self.name {
@@ -261,6 +261,14 @@ fn names(target: &Target, images: &[LoadedImage]) -> Vec<String> {
         .iter()
         .flat_map(|image| target.names_of(&image.location))
         .collect()
+}
+
+/// Says what a signature that is not as required means for `load`.
+fn unpublished(mut fault: Fault) -> Fault {
+    if fault.reason == Reason::VerificationError {
+        fault.message.push_str(". Nothing is published");
+    }
+    fault
 }
 
 /// The records of uploads that are not complete; none without a home.

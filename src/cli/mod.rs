@@ -32,6 +32,7 @@ mod output_file;
 mod pack;
 mod package_file;
 mod part_flags;
+mod plugin;
 mod preflight;
 mod print;
 mod probe;
@@ -58,6 +59,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+pub use self::plugin::Plugin;
 use crate::fault::{Fault, Frontend};
 use crate::source::docker;
 

@@ -19,10 +19,11 @@ use super::part_flags::{PartFiles, PartFlags};
 use super::progress::{Display, Output, bytes};
 use super::stored::Stored;
 use super::{UsageError, examples, print, until};
+use crate::archive::inventory::Holdings;
 use crate::archive::made::MadeFile;
 use crate::archive::parts::write_in_parts;
-use crate::archive::{Kept, PackageSource, Packing, PartialFile, Written, write};
-use crate::oci::{Descriptor, Document};
+use crate::archive::{DifferentialPackage, Kept, PackageSource, Packing, PartialFile, Written, write};
+use crate::oci::{Descriptor, Document, Reference};
 use crate::transfer::{Destination, Progress};
 
 /// The ends of names that Zarf's and Jackal's commands take for a package.
@@ -76,6 +77,9 @@ struct Report<'a> {
     size: u64,
     files: usize,
     omitted_blobs: usize,
+    /// The images that --zarf leaves out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    omitted_images: Vec<String>,
     /// Its parts, where it is in parts.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     parts: Option<PartFiles>,
@@ -112,11 +116,30 @@ impl Pack {
         let layers = layers.flat_map(|manifest| &manifest.layers);
         let wanted = layers.map(|layer| layer.digest.clone()).collect();
         let holdings = self.have.read(&wanted).await?;
-        let sources = opened.iter().map(|(stored, manifest)| PackageSource {
-            repository: &*stored.repository,
-            manifest,
-        });
-        let packing = Packing::of(&sources.collect::<Vec<_>>(), &holdings).await?;
+        let differential = match (self.have.for_zarf(), opened.as_slice()) {
+            (false, _) => None,
+            (true, [(stored, manifest)]) => {
+                Some(DifferentialPackage::of(&*stored.repository, manifest, &holdings).await?)
+            }
+            (true, _) => return Err(UsageError("--zarf needs one package: Zarf reads no other".to_owned()).into()),
+        };
+        let packing = match &differential {
+            Some(differential) => {
+                let source = PackageSource {
+                    repository: differential,
+                    manifest: differential.manifest(),
+                };
+                Packing::of(&[source], &Holdings::default()).await?
+            }
+            None => {
+                let sources = opened.iter().map(|(stored, manifest)| PackageSource {
+                    repository: &*stored.repository,
+                    manifest,
+                });
+                Packing::of(&sources.collect::<Vec<_>>(), &holdings).await?
+            }
+        };
+        let left_out = differential.as_ref().map_or(&[][..], DifferentialPackage::omitted);
         let names: Vec<&str> = opened.iter().map(|(stored, _)| stored.name.as_str()).collect();
         let progress = Arc::new(Progress::default());
         let display = Display::new(self.format, pipe);
@@ -139,7 +162,14 @@ impl Pack {
                 written.omitted, holdings.registry
             ));
         }
-        self.report(&names, &written, parts, pipe);
+        if !left_out.is_empty() {
+            print::note(format_args!(
+                "jackal-operator pack: {} images that {} has are left out",
+                left_out.len(),
+                holdings.registry
+            ));
+        }
+        self.report(&names, &written, (parts, left_out), pipe);
         Ok(())
     }
 
@@ -177,7 +207,7 @@ impl Pack {
         tokio::task::spawn_blocking(move || partial.complete())
             .await?
             .with_context(cannot)?;
-        self.report(&[name.as_str()], &written, None, pipe);
+        self.report(&[name.as_str()], &written, (None, &[]), pipe);
         Ok(())
     }
 
@@ -257,7 +287,13 @@ impl Pack {
         Ok(written)
     }
 
-    fn report(&self, names: &[&str], written: &Written, parts: Option<PartFiles>, pipe: bool) {
+    fn report(
+        &self,
+        names: &[&str],
+        written: &Written,
+        (parts, left_out): (Option<PartFiles>, &[Reference]),
+        pipe: bool,
+    ) {
         let text = match self.format {
             Output::Text => format!(
                 "{}: {}, {} files{}, {} ({})",
@@ -277,6 +313,7 @@ impl Pack {
                     size: written.size,
                     files: written.files,
                     omitted_blobs: written.omitted,
+                    omitted_images: left_out.iter().map(Reference::to_string).collect(),
                     parts,
                 };
                 serde_json::to_string_pretty(&report).unwrap_or_default()

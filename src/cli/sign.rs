@@ -33,7 +33,7 @@ impl Sign {
 
     async fn sign(&self) -> anyhow::Result<()> {
         let key = key::read(&self.key).await?;
-        let stored = self.stored.open().await?;
+        let stored = self.stored.open_for_writing().await?;
         let new = sign(&key, &stored.document.descriptor, &*stored.repository).await?;
         let how = if new { "is signed" } else { "is already signed" };
         print::line(format_args!("{} {how} by {:?}", stored.name, key.public()));

@@ -5,6 +5,7 @@ use clap::Args;
 use super::UsageError;
 use super::connection::ConnectionFlags;
 use crate::oci::{Document, Reference};
+use crate::registry::Repository;
 use crate::transfer::{Destination, LayoutDestination, RegistryDestination};
 
 /// The flags that name it.
@@ -38,11 +39,24 @@ impl StoredFlags {
     pub async fn open(&self) -> anyhow::Result<Stored> {
         Stored::open(&self.reference, &self.connection).await
     }
+
+    /// The same, where something is written beside it.
+    pub async fn open_for_writing(&self) -> anyhow::Result<Stored> {
+        Stored::open_by(&self.reference, &self.connection, RegistryDestination::new).await
+    }
 }
 
 impl Stored {
     /// Reads the manifest or index of the image or package that `text` names.
     pub async fn open(text: &str, connection: &ConnectionFlags) -> anyhow::Result<Self> {
+        Self::open_by(text, connection, RegistryDestination::for_reading).await
+    }
+
+    async fn open_by(
+        text: &str,
+        connection: &ConnectionFlags,
+        of_registry: fn(Repository) -> RegistryDestination,
+    ) -> anyhow::Result<Self> {
         let (repository, identifier): (Box<dyn Destination>, String) = match text.strip_prefix("oci:") {
             Some(rest) if !rest.starts_with("//") => {
                 let parts = rest
@@ -59,10 +73,7 @@ impl Stored {
                 let access = connection.clients().await?;
                 let registry = access.source(&reference, connection.insecure).await?;
                 let repository = registry.repository(reference.repository());
-                (
-                    Box::new(RegistryDestination::new(repository)),
-                    reference.identifier().to_owned(),
-                )
+                (Box::new(of_registry(repository)), reference.identifier().to_owned())
             }
         };
         let document = repository.document(&identifier).await?;

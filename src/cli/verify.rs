@@ -22,9 +22,10 @@ const NAMES: &str = "`[registry/]repository[:tag][@digest]`, `oci:DIR:NAME` in a
 ///
 /// A file is read to its end: every part has its digest, and every file in it the digest of the package's manifest. Of an archive
 /// in parts name FILE.part000; any other part is compared with this list alone. What ends with .tar.zst, .tar, .partNNN or
-/// .parityNNN, or begins with / or ./, is a file.
+/// .parityNNN, or begins with / or ./, is a file. With --key or --identity, its packages must be signed so in themselves, as `load`
+/// requires it.
 ///
-/// Exit codes: 0 signed, or the file is sound, 1 not signed, or something cannot be read, 2 the file is damaged, or the key or a flag is invalid, 130 interrupted.
+/// Exit codes: 0 signed, or the file is sound, 1 not signed, or something cannot be read, 2 the file is damaged or not signed as required, or the key or a flag is invalid, 130 interrupted.
 #[derive(Debug, Args)]
 #[command(after_help = examples::VERIFY)]
 #[command(mut_arg("reference", |name| name.value_name("REFERENCE|FILE").help(NAMES).long_help(NAMES)))]
@@ -46,12 +47,8 @@ impl Verify {
 
     async fn verify(&self) -> anyhow::Result<()> {
         if let Some(file) = file_of(self.stored.reference()) {
-            if self.signer.is_given() {
-                let message =
-                    "--key and --identity verify signatures in registries and layouts; leave them out for a file";
-                return Err(UsageError(message.to_owned()).into());
-            }
-            return verify_file(&file, self.output).await;
+            let requirement = self.signer.requirement().await?;
+            return verify_file(&file, requirement.as_ref(), self.output).await;
         }
         let requirement = self.signer.requirement().await?.ok_or_else(|| {
             let message = "name the keys or the identity that may have signed: --key, --identity or --identity-pattern";

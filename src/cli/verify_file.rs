@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::print;
 use super::progress::{Display, Output, bytes};
+use super::{UsageError, print};
 use crate::archive;
 use crate::archive::parts::{Flaw, PartName, PartSet, has_parts};
 use crate::fault::{Fault, Reason};
+use crate::signing::Requirement;
 use crate::transfer::Progress;
 
 /// The ends of names of archives.
@@ -27,6 +28,8 @@ struct Report {
     size: u64,
     /// Parts and parity parts whose digests were compared.
     parts: usize,
+    /// Whether the packages are signed as required; false where nothing is required.
+    signed: bool,
 }
 
 /// The file that `text` names; `None` where it is a reference.
@@ -41,24 +44,38 @@ pub(super) fn file_of(text: &str) -> Option<PathBuf> {
     is_file.then(|| path.to_owned())
 }
 
-/// Verifies the archive or the part `file`.
-pub(super) async fn verify_file(file: &Path, output: Output) -> anyhow::Result<()> {
+/// Verifies the archive or the part `file`. The packages of an archive must be signed as `requirement` says.
+pub(super) async fn verify_file(file: &Path, requirement: Option<&Requirement>, output: Output) -> anyhow::Result<()> {
+    let part = PartName::of(file).filter(|(_, part)| *part != PartName::List);
+    if let (Some((archive, _)), Some(_)) = (&part, requirement) {
+        let list = PartName::List.path(archive);
+        let message = format!(
+            "{}: a part alone has no signature; verify {} with the key, or the part without it",
+            file.display(),
+            list.display()
+        );
+        return Err(UsageError(message).into());
+    }
     let progress = Arc::new(Progress::default());
     let display = Display::new(output, false);
     let name = file.display().to_string();
     let work = async {
-        match PartName::of(file) {
-            Some((archive, part)) if part != PartName::List => verify_part(file, &archive, part, &progress).await,
-            _ => verify_archive(file, &progress).await,
+        match part {
+            Some((archive, part)) => verify_part(file, &archive, part, &progress).await,
+            None => verify_archive(file, requirement, &progress).await,
         }
     };
     let report = display.follow(&name, &progress, work).await?;
+    let signed = if report.signed { " and signed as required" } else { "" };
     let text = match (output, report.files, report.parts) {
         (Output::Json, ..) => serde_json::to_string_pretty(&report).unwrap_or_default(),
         (Output::Text, None, _) => format!("{name} is sound"),
-        (Output::Text, Some(files), 0) => format!("{name} is sound: {files} files, {}", bytes(report.size)),
+        (Output::Text, Some(files), 0) => format!("{name} is sound{signed}: {files} files, {}", bytes(report.size)),
         (Output::Text, Some(files), parts) => {
-            format!("{name} is sound: {parts} parts, {files} files, {}", bytes(report.size))
+            format!(
+                "{name} is sound{signed}: {parts} parts, {files} files, {}",
+                bytes(report.size)
+            )
         }
     };
     print::line(text);
@@ -111,8 +128,8 @@ async fn verify_part(file: &Path, archive: &Path, part: PartName, progress: &Pro
     }
 }
 
-/// An archive: its parts, if it is in parts, and everything in it.
-async fn verify_archive(file: &Path, progress: &Progress) -> Result<Report, Fault> {
+/// An archive: its parts, if it is in parts, the signatures of its packages, and everything in it.
+async fn verify_archive(file: &Path, requirement: Option<&Requirement>, progress: &Progress) -> Result<Report, Fault> {
     let within = |fault: Fault| fault.with_context(file.display());
     let mut parts = 0;
     if let Some(archive) = has_parts(file).map_err(within)? {
@@ -128,12 +145,16 @@ async fn verify_archive(file: &Path, progress: &Progress) -> Result<Report, Faul
         parts = set.listed().count();
     }
     let opened = archive::open(file).await?;
+    if let Some(requirement) = requirement {
+        archive::verify_signatures(&opened, requirement).await.map_err(within)?;
+    }
     let checked = archive::check(&opened, progress).await.map_err(within)?;
     Ok(Report {
         file: file.to_owned(),
         files: Some(checked.files),
         size: checked.size,
         parts,
+        signed: requirement.is_some(),
     })
 }
 

@@ -7,9 +7,9 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
-use crate::api::v1alpha1::{JackalImage, JackalImageSpec, JackalPackage, requested_at};
+use crate::api::v1alpha1::{ImageOrigin, JackalImage, JackalImageSpec, JackalPackage, requested_at};
 use crate::fault::{Fault, Reason};
-use crate::oci::Digest;
+use crate::oci::{Digest, ReferrersPolicy};
 use crate::package::{ImageRequest, Plan, PlannedImage};
 use crate::runtime::{kube_fault, with_timeout};
 
@@ -207,6 +207,7 @@ impl<'a> Children<'a> {
         let spec = JackalImageSpec {
             image: own.map_or(&written.image, |own| &own.image).clone(),
             source: planned.request.source,
+            from: written.archive.clone().map(|archive| ImageOrigin { archive }),
             node_name: planned.request.node_name.clone(),
             node_selector: own.map_or(&written.node_selector, |own| &own.node_selector).clone(),
             platforms: own.map_or(&written.platforms, |own| &own.platforms).clone(),
@@ -221,7 +222,11 @@ impl<'a> Children<'a> {
             plain_tag: planned.plain_tag,
             policy: None,
             compression: package.compression,
-            referrers: package.referrers,
+            referrers: match written.archive {
+                // An archive has none.
+                Some(_) => ReferrersPolicy::Ignore,
+                None => package.referrers,
+            },
             deletion_policy: package.deletion_policy,
             verify: planned.verify.clone(),
         };

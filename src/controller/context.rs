@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::archived::ResolvedArchives;
 use super::children::LegacyNames;
 use super::deletion_tasks::DeletionTasks;
 use super::lease::Leadership;
@@ -37,6 +38,8 @@ pub(super) struct PackageContext {
     pub tasks: TaskTable,
     /// The tasks that choose tags, and their results.
     pub selections: TagSelections,
+    /// The archives of packages with `from`, and the tasks that read them.
+    pub archives: ResolvedArchives,
     /// The tasks that delete artifacts.
     pub deletions: DeletionTasks,
     /// What is known of the packages' charts.
@@ -87,6 +90,7 @@ impl PackageContext {
             events: Events::new(client.clone(), &identity),
             tasks: TaskTable::new(identity.clone(), settings.backoff),
             selections: TagSelections::new(&identity, settings.backoff),
+            archives: ResolvedArchives::new(&identity, settings.backoff),
             deletions: DeletionTasks::new(&identity, settings.backoff, &stop),
             charts: ChartCache::default(),
             verified: Arc::default(),
@@ -172,6 +176,7 @@ impl PackageContext {
     pub fn forget(&self, uid: &str) {
         self.tasks.forget(uid);
         self.selections.forget(uid);
+        self.archives.forget(uid);
         self.deletions.forget(uid);
         self.listed().remove(uid);
         self.deletion_failures().remove(uid);
@@ -181,6 +186,7 @@ impl PackageContext {
     pub fn retain(&self, uids: &HashSet<String>) {
         self.tasks.retain(uids);
         self.selections.retain(uids);
+        self.archives.retain(uids);
         self.deletions.retain(uids);
         self.listed().retain(|uid, _| uids.contains(uid));
         self.deletion_failures().retain(|uid, _| uids.contains(uid));

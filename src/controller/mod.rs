@@ -81,6 +81,7 @@
 //! and images when the metrics are requested, from the objects in the watches.
 
 mod access;
+mod archived;
 mod assignment;
 mod children;
 mod collection;

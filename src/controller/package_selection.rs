@@ -9,6 +9,7 @@ use kube::ResourceExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{AccessClients, ObjectAccess};
+use super::archived::{ResolvedArchive, resolve_archive};
 use super::context::PackageContext;
 use crate::api::v1alpha1::{Conditions, JackalPackage, PackagedImage};
 use crate::fault::{Fault, Reason};
@@ -22,15 +23,17 @@ pub(super) struct EffectivePackage {
     pub package: JackalPackage,
     /// What was chosen for it.
     pub selections: Arc<Vec<Selection>>,
-    /// When tags are chosen again.
+    /// The archive that it comes from.
+    pub archive: Option<Arc<ResolvedArchive>>,
+    /// When tags are chosen, or the archive is read, again.
     pub again: Option<Duration>,
 }
 
-/// Whether all tags of a package are chosen.
+/// Whether all tags of a package are chosen, and its archive is read.
 // Few of them live at once.
 #[allow(clippy::large_enum_variant)]
 pub(super) enum TagResolution {
-    /// They are, or the package has no policy.
+    /// They are, or the package has no policy and no archive.
     Resolved(EffectivePackage),
     /// They are not. The package is reconciled again after that time, or by an event where there is none.
     Pending(Option<Duration>),
@@ -40,11 +43,17 @@ pub(super) enum TagResolution {
 /// each request; while the package is suspended they stay as they are.
 pub(super) fn resolve_tags(context: &Arc<PackageContext>, package: &JackalPackage) -> Result<TagResolution, Fault> {
     let uid = package.uid().unwrap_or_default();
+    if package.spec.from.is_some() {
+        context.selections.forget(&uid);
+        return Ok(resolve_archive(context, package));
+    }
+    context.archives.forget(&uid);
     if !package::has_policies(&package.spec) {
         context.selections.forget(&uid);
         return Ok(TagResolution::Resolved(EffectivePackage {
             package: package.clone(),
             selections: Arc::default(),
+            archive: None,
             again: None,
         }));
     }
@@ -137,6 +146,7 @@ fn with_tags(
             status: package.status.clone(),
         },
         selections,
+        archive: None,
         again,
     })
 }

@@ -29,7 +29,7 @@ impl PackageContext {
             status.counts = Some(count(images));
             let mut conditions = Conditions(std::mem::take(&mut status.conditions));
             let now = Time(jiff::Timestamp::now());
-            Verification::of(images).set(&mut conditions, generation, now.clone());
+            Verification::of_package(&package.spec, images).set(&mut conditions, generation, now.clone());
             let result = set(&mut conditions, generation, now);
             status.conditions = conditions.0;
             result

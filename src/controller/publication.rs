@@ -1,6 +1,7 @@
 //! The task that builds a package's artifact once all its images are in the registry, by the steps of
 //! [`package::build_package`].
 
+mod archived;
 mod build_reason;
 mod record;
 mod request;
@@ -133,6 +134,9 @@ struct ClusterBuild<'a> {
 
 impl ClusterBuild<'_> {
     async fn run(&self) -> Result<(), BuildEnd> {
+        if let Some(archive) = &self.request.archive {
+            return self.publish_archived(archive).await;
+        }
         let images = self.images()?;
         // Before anything is written: a package that cannot be signed is not published.
         let key = self.run_step(self.signing_key()).await?.map_err(BuildEnd::Unsigned)?;

@@ -133,6 +133,7 @@ async fn reconcile_package(context: &Arc<PackageContext>, package: &JackalPackag
     if package.metadata.deletion_timestamp.is_some() {
         context.tasks.cancel(&uid);
         context.selections.cancel(&uid);
+        context.archives.cancel(&uid);
         return finalize(context, package).await;
     }
     // A failure of this spec is retried after its delay, whatever else changed in the object.
@@ -164,6 +165,7 @@ async fn reconcile_effective(
     let EffectivePackage {
         mut package,
         selections,
+        archive,
         ..
     } = effective;
     let target = context.target(&package).await?;
@@ -180,9 +182,10 @@ async fn reconcile_effective(
         origins: publication::origins(&plan, &images),
         plan,
         rows,
-        inputs: publication::inputs(package, &images),
+        inputs: publication::inputs(package, &images, archive.as_deref()),
         written_images: written_images(&images),
-        verification: Verification::of(&images),
+        verification: Verification::of_package(&package.spec, &images),
+        archive,
     };
     Ok(publish(context, package, request))
 }

@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use kube::Client;
 
 use super::access::{AccessClients, ObjectAccess};
+use super::archived::image_of_archive;
 use super::conflict;
 use super::lease::Leadership;
 use super::object_cache::ObjectCache;
-use crate::api::v1alpha1::{JackalImage, SourceKind};
+use crate::api::v1alpha1::{ImageOrigin, JackalImage, SourceKind};
 use crate::fault::Fault;
 use crate::oci::Reference;
 use crate::runtime::{Registries, RegistryTarget, Role, Settings};
@@ -58,6 +59,9 @@ impl Role for RegistryImageRole {
     ) -> Result<Arc<dyn ImageSource>, Fault> {
         let clients = AccessClients::of(&self.client, &self.settings, &self.registries);
         let access = ObjectAccess::of_image(clients, image, target);
+        if let Some(ImageOrigin { archive }) = &image.spec.from {
+            return Ok(Arc::new(image_of_archive(&access, archive, reference).await?));
+        }
         let registry = access
             .registry(reference, &format!("image `{}`", image.spec.image))
             .await?;

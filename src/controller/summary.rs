@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use serde_json::json;
 
 use crate::api::v1alpha1::{
-    Conditions, Counts, ImageState, JackalImage, PackagedImage, READY, STALLED, VERIFIED, cut_to,
+    Conditions, Counts, ImageState, JackalImage, JackalPackageSpec, PackagedImage, READY, STALLED, VERIFIED, cut_to,
 };
 use crate::fault::{Disposition, Fault, Reason};
 use crate::package::{Plan, Selection};
@@ -122,6 +122,8 @@ pub(super) enum Verification {
     NotRequired,
     /// Not all of them were verified for their present specs.
     Unknown,
+    /// The archive that the package comes from is verified.
+    Archive,
     /// This number of images is verified.
     Satisfied(usize),
     /// Some are not; the message names them.
@@ -129,6 +131,15 @@ pub(super) enum Verification {
 }
 
 impl Verification {
+    /// That of a package with these images.
+    pub fn of_package(spec: &JackalPackageSpec, images: &[JackalImage]) -> Self {
+        match spec.from {
+            // Nothing of an archive is used before it is verified.
+            Some(_) if !spec.verify.is_empty() => Self::Archive,
+            _ => Self::of(images),
+        }
+    }
+
     pub fn of(images: &[JackalImage]) -> Self {
         let required: Vec<&JackalImage> = images.iter().filter(|image| !image.spec.verify.is_empty()).collect();
         if required.is_empty() {
@@ -161,6 +172,10 @@ impl Verification {
         match self {
             Self::NotRequired => conditions.clear(VERIFIED),
             Self::Unknown => {}
+            Self::Archive => {
+                let message = "the package has the signatures that verify asks for";
+                conditions.set(VERIFIED, Some(true), ("Succeeded", message), generation, now);
+            }
             Self::Satisfied(count) => {
                 let message = format!("{count} images have the signatures that verify asks for");
                 conditions.set(VERIFIED, Some(true), ("Succeeded", &message), generation, now);

@@ -13,18 +13,48 @@ use serde_json::value::RawValue;
 use super::DecodeError;
 
 /// The byte order mark, which some programs on Windows write.
-const BYTE_ORDER_MARK: char = '\u{feff}';
+pub(super) const BYTE_ORDER_MARK: char = '\u{feff}';
 /// Maximum nesting depth, as in serde_json.
 const MAX_DEPTH: usize = 128;
 /// The largest integer that a float represents exactly.
 const MAX_EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 
-/// Decodes the first value in `bytes`. Invalid UTF-8 becomes replacement characters.
+/// Decodes the first value in `bytes`. Invalid UTF-8 and single surrogates become replacement characters.
 ///
 /// # Errors
 /// If the text is not JSON, or not of the type `T`.
 pub fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    json_text(&String::from_utf8_lossy(bytes))
+    json_text(&replace_single_surrogates(String::from_utf8_lossy(bytes)))
+}
+
+/// `text` with U+FFFD in place of the escape sequences of surrogates that are not in a pair (RFC 8259, section 8.2). Programs that
+/// shorten a text write them, and serde_json refuses them.
+fn replace_single_surrogates(text: Cow<'_, str>) -> Cow<'_, str> {
+    let code_at = |at: usize| {
+        let digits = text.get(at..)?.strip_prefix("\\u")?.get(..4)?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let mut replaced = String::new();
+    let (mut at, mut copied) = (0, 0);
+    while let Some(found) = text[at..].find('\\') {
+        at += found;
+        let step = match (code_at(at), code_at(at + 6)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                replaced.push_str(&text[copied..at]);
+                replaced.push_str("\\ufffd");
+                copied = at + 6;
+                6
+            }
+            // The next character is escaped.
+            _ => 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8),
+        };
+        at += step;
+    }
+    match copied {
+        0 => text,
+        _ => (replaced + &text[copied..]).into(),
+    }
 }
 
 /// Like [`json`], for a type that borrows from the text.

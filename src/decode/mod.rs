@@ -8,12 +8,14 @@
 //! This applies to fields of our types. A type that accepts any JSON (`serde_json::Value`) gets the original value.
 
 mod json;
+mod list;
 mod ordered;
 mod yaml;
 
 use std::fmt;
 
 pub use json::{RawFields, json, json_text, json_values};
+pub use list::json_texts;
 pub use ordered::{Ordered, ordered_yaml_documents};
 pub use yaml::{large_yaml, yaml, yaml_documents};
 

@@ -87,11 +87,7 @@ async fn find_once(
         Some(images) => images,
         None => {
             let texts = read(&*origin, cache).await?;
-            let mut read = Vec::with_capacity(values.len());
-            for text in &values {
-                read.push(values_of(&String::from_utf8_lossy(text)).unwrap_or_default());
-            }
-            let images = images_of_chart(&texts, &read);
+            let images = images(texts, values.clone(), cache).await?;
             cache.insert_images(digest.clone(), values_digest, images.clone());
             images
         }
@@ -102,6 +98,17 @@ async fn find_once(
         values,
         images,
     })
+}
+
+/// The images that a chart with `texts` names, if it is installed with `values`.
+async fn images(texts: ChartTexts, values: Vec<Bytes>, cache: &ChartCache) -> Result<Vec<String>, Fault> {
+    let _permit = cache.unpacking.acquire().await;
+    let found = tokio::task::spawn_blocking(move || {
+        let values = values.iter();
+        let read = values.map(|text| values_of(&String::from_utf8_lossy(text)).unwrap_or_default());
+        images_of_chart(&texts, &read.collect::<Vec<_>>())
+    });
+    found.await.map_err(|error| no_chart("the content", &error.to_string()))
 }
 
 /// Finds a chart in the chart repository of `spec`. If the index has no digest, the archive is read to compute it.
@@ -135,9 +142,17 @@ async fn in_repository(
             let _permit = cache.unpacking.acquire().await;
             let (chart, version) = (spec.name.clone(), spec.version.clone());
             let found = tokio::task::spawn_blocking(move || {
-                index::find(&String::from_utf8_lossy(&content.bytes), &chart, &version)
+                let text = content.decompressed(index::LIMIT);
+                text.map(|text| index::find(&String::from_utf8_lossy(&text), &chart, &version))
             });
             let found = found.await.map_err(|error| no_index(&name, &error.to_string()))?;
+            let damaged = || {
+                no_index(
+                    &name,
+                    &format!("is compressed, and is damaged or longer than {} bytes", index::LIMIT),
+                )
+            };
+            let found = found.ok_or_else(damaged)?;
             let entry = found.map_err(|missing| not_listed(spec, &name, missing.redacted(host.endpoint())))?;
             if let Some(validator) = validator {
                 let entry = entry.clone();
@@ -243,7 +258,7 @@ async fn read(origin: &dyn EntrySource, cache: &ChartCache) -> Result<ChartTexts
     let (mut archive, mut permits) = (Vec::new(), BodyPermits::default());
     let mut deadline = Instant::now() + ARCHIVE_TIME;
     loop {
-        let chunk = timeout_at(deadline, stream.next()).await;
+        let chunk = timeout_at(permits.deadline(archive.len(), deadline), stream.next()).await;
         let Some(chunk) = chunk.map_err(|_| timed_out())? else {
             break;
         };

@@ -31,6 +31,8 @@ struct Version {
     digest: Option<String>,
 }
 
+/// The longest address of an archive in bytes. Addresses are cached.
+const ADDRESS: usize = 4096;
 /// The most versions of one chart.
 const VERSIONS: usize = 50_000;
 
@@ -140,6 +142,10 @@ pub(super) fn find(text: &str, name: &str, version: &str) -> Result<ChartEntry, 
         .or_else(|| first(&|known| plain(known) == plain(version)))
         .ok_or_else(|| Missing::Version(examples(&versions)))?;
     let url = found.urls.first().ok_or(Missing::Address)?;
+    if url.len() > ADDRESS {
+        let why = format!("has an address of more than {ADDRESS} bytes");
+        return Err(Missing::Index(why));
+    }
     let digest = found.digest.as_ref().filter(|digest| !digest.is_empty());
     let digest = digest.map(|digest| format!("sha256:{}", digest.strip_prefix("sha256:").unwrap_or(digest)).parse());
     Ok(ChartEntry {

@@ -1,6 +1,6 @@
 //! Lists the tags of images with a policy and selects one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use futures::StreamExt as _;
 use futures::stream::{self, TryStreamExt as _};
@@ -17,27 +17,41 @@ const TAGS: usize = 50_000;
 /// Selects a tag for each image from those that its registry lists now. Each repository is listed once, also if several
 /// policies select from it.
 pub async fn select(images: &[PolicyImage], access: &dyn ContentAccess) -> Result<Vec<Selection>, Fault> {
-    let mut lists = Vec::new();
+    let mut choices = Vec::new();
     let mut seen = HashSet::new();
     for image in images {
         if seen.insert(&image.image) {
-            lists.push(list(image, access));
+            choices.push(choose(&image.image, images, access));
         }
     }
-    let listed: HashMap<&str, Vec<String>> = stream::iter(lists).buffered(AT_ONCE).try_collect().await?;
-    let selections = images.iter().map(|image| {
-        let tags = listed.get(image.image.as_str()).map(Vec::as_slice);
-        image.choose(tags.unwrap_or_default())
-    });
-    selections.collect()
+    // Only what was selected is kept: a list may have megabytes.
+    let chosen: Vec<Vec<(usize, Result<Selection, Fault>)>> =
+        stream::iter(choices).buffered(AT_ONCE).try_collect().await?;
+    let mut chosen: Vec<_> = chosen.into_iter().flatten().collect();
+    chosen.sort_by_key(|(at, _)| *at);
+    chosen.into_iter().map(|(_, selection)| selection).collect()
 }
 
-/// The image's name, and the tags of its repository.
-async fn list<'f>(image: &'f PolicyImage, access: &dyn ContentAccess) -> Result<(&'f str, Vec<String>), Fault> {
+/// What is selected for those of `images` that are named `name`, each with its position.
+async fn choose(
+    name: &str,
+    images: &[PolicyImage],
+    access: &dyn ContentAccess,
+) -> Result<Vec<(usize, Result<Selection, Fault>)>, Fault> {
+    let named = || images.iter().enumerate().filter(|(_, image)| image.image == name);
+    let Some((_, first)) = named().next() else {
+        return Ok(Vec::new());
+    };
+    let tags = list(first, access).await?;
+    Ok(named().map(|(at, image)| (at, image.choose(&tags))).collect())
+}
+
+/// The tags of the image's repository.
+async fn list(image: &PolicyImage, access: &dyn ContentAccess) -> Result<Vec<String>, Fault> {
     let reference = image.repository()?;
     let registry = access.registry(&reference, &format!("image `{}`", image.image)).await?;
     let listed = registry.repository(reference.repository()).existing_tags(TAGS).await;
-    let tags = listed
+    listed
         .map_err(|error| error.into_read_fault(&image.image))?
         .ok_or_else(|| {
             Fault::retryable(
@@ -47,6 +61,5 @@ async fn list<'f>(image: &'f PolicyImage, access: &dyn ContentAccess) -> Result<
                     image.image
                 ),
             )
-        })?;
-    Ok((&image.image, tags))
+        })
 }

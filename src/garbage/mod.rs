@@ -226,6 +226,9 @@ fn begin(settings: &Settings, stop: &CancellationToken) -> Result<((Marks, bool)
         }
     }
     let moved = !settings.dry_run && report.set_aside.blobs > 0;
+    if moved {
+        batch.complete()?;
+    }
     if !moved && !settings.dry_run {
         quarantine.record_run()?;
     }
@@ -255,12 +258,12 @@ fn finish(settings: &Settings, stop: &CancellationToken) -> Result<((), Report),
 /// Moves back what is in use, then deletes what was set aside for long enough before `marks` were made.
 fn settle(settings: &Settings, marks: &Marks, report: &mut Report, stop: &CancellationToken) -> Result<(), Failure> {
     let (store, quarantine) = (Store::of(&settings.root), Quarantine::of(&settings.root));
+    let due = match marks.begun().checked_sub(settings.quarantine) {
+        Some(time) => quarantine.due(time)?,
+        None => Vec::new(),
+    };
     quarantine.restore(&store, marks, &mut report.restored)?;
-    let due = marks.begun().checked_sub(settings.quarantine);
-    match due {
-        Some(due) => quarantine.delete(due, &mut report.deleted, stop),
-        None => Ok(()),
-    }
+    quarantine.delete(due, &mut report.deleted, stop)
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ const FOLDER: &str = "jackal-garbage";
 /// The file whose time is the end of the last run.
 const LAST_RUN: &str = "last-run";
 
+/// The file of a batch whose time is the end of its moves.
+const COMPLETE: &str = "complete";
+
 /// The quarantine of a storage.
 pub(super) struct Quarantine {
     folder: PathBuf,
@@ -27,6 +30,12 @@ pub(super) struct Batch {
     folder: PathBuf,
 }
 
+/// Blobs of a batch that were set aside for long enough.
+pub(super) struct Due {
+    folder: PathBuf,
+    blobs: Vec<Digest>,
+}
+
 /// Whether a file operation succeeded; `false` if the file does not exist.
 fn existed(path: &Path, result: io::Result<()>) -> Result<bool, Failure> {
     match result {
@@ -34,6 +43,31 @@ fn existed(path: &Path, result: io::Result<()>) -> Result<bool, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(Failure::file(path)(error)),
     }
+}
+
+/// Removes a folder if it is empty. Returns whether it is gone.
+fn removed(folder: &Path) -> Result<bool, Failure> {
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+        other => existed(folder, other).map(|_| true),
+    }
+}
+
+/// When a blob was last moved to the batch. Without the file, because the process was killed: when one was last moved to or from it.
+fn last_move(batch: &Path) -> Result<Option<SystemTime>, Failure> {
+    let modified = |path: PathBuf| match fs::metadata(&path).and_then(|data| data.modified()) {
+        Ok(time) => Ok(Some(time)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::file(path)(error)),
+    };
+    if let Some(ended) = modified(batch.join(COMPLETE))? {
+        return Ok(Some(ended));
+    }
+    let mut last = None;
+    for algorithm in folders(batch)? {
+        last = last.max(modified(batch.join(algorithm))?);
+    }
+    Ok(last)
 }
 
 /// The folder of a blob in the folder of a batch.
@@ -102,38 +136,41 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Deletes the batches to which nothing was moved since `due`. None of their blobs may be in use.
-    pub fn delete(&self, due: SystemTime, deleted: &mut Amount, stop: &CancellationToken) -> Result<(), Failure> {
-        for batch in self.batches()? {
-            // Listed before the time is read: nothing is deleted that another process moves here now.
-            let listed = digests(&batch)?;
-            let mut is_due = true;
-            let algorithms: Vec<PathBuf> = folders(&batch)?.iter().map(|name| batch.join(name)).collect();
-            for folder in &algorithms {
-                // Each move into the folder sets its time.
-                let moved = fs::metadata(folder).and_then(|data| data.modified());
-                is_due &= moved.map_err(Failure::file(folder))? < due;
+    /// The blobs of the batches to which nothing was moved since `due`.
+    pub fn due(&self, due: SystemTime) -> Result<Vec<Due>, Failure> {
+        let mut found = Vec::new();
+        for folder in self.batches()? {
+            // Listed before the time is read: nothing is due that another process moves here now.
+            let blobs = digests(&folder)?;
+            if last_move(&folder)?.is_none_or(|moved| moved < due) {
+                found.push(Due { folder, blobs });
             }
-            if !is_due {
-                continue;
-            }
-            for digest in listed {
+        }
+        Ok(found)
+    }
+
+    /// Deletes what is still there of blobs that are due. None of them may be in use.
+    pub fn delete(&self, due: Vec<Due>, deleted: &mut Amount, stop: &CancellationToken) -> Result<(), Failure> {
+        for Due { folder, blobs } in due {
+            for digest in blobs {
                 if stop.is_cancelled() {
                     return Err(Failure::Stopped);
                 }
-                let folder = blob(&batch, &digest);
-                let size = fs::metadata(folder.join("data")).map_or(0, |data| data.len());
-                if existed(&folder, fs::remove_dir_all(&folder))? {
+                let content = blob(&folder, &digest);
+                let size = fs::metadata(content.join("data")).map_or(0, |data| data.len());
+                if existed(&content, fs::remove_dir_all(&content))? {
                     deleted.add(size);
                 }
             }
-            for folder in algorithms.iter().chain([&batch]) {
-                match fs::remove_dir(folder) {
-                    Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-                    removed => {
-                        existed(folder, removed)?;
-                    }
-                }
+            let algorithms: Vec<PathBuf> = folders(&folder)?.iter().map(|name| folder.join(name)).collect();
+            let mut is_empty = true;
+            for algorithm in &algorithms {
+                is_empty &= removed(algorithm)?;
+            }
+            if is_empty {
+                let complete = folder.join(COMPLETE);
+                existed(&complete, fs::remove_file(&complete))?;
+                removed(&folder)?;
             }
         }
         Ok(())
@@ -153,6 +190,12 @@ impl Quarantine {
 }
 
 impl Batch {
+    /// Records that nothing more is moved here.
+    pub fn complete(&self) -> Result<(), Failure> {
+        let path = self.folder.join(COMPLETE);
+        fs::write(&path, b"").map_err(Failure::file(path))
+    }
+
     /// Moves a blob out of `store`. Returns whether it was there.
     pub fn set_aside(&self, store: &Store, digest: &Digest) -> Result<bool, Failure> {
         let (from, to) = (store.blob(digest), blob(&self.folder, digest));

@@ -146,8 +146,8 @@ async fn slow_and_silent_clients_are_left() {
     }
     // A permit is free after the first ones are closed.
     assert!(exchange(address, GET).await.ends_with("ok"));
-    // Slowly sent heads, by HTTP and as the begin of a TLS record.
-    for first in ["GET /v2/ HTTP/1.1\r\nA: ", "\x16\x03\x01"] {
+    // Slowly sent heads, by HTTP and as a TLS record of 16 KiB.
+    for first in ["GET /v2/ HTTP/1.1\r\nA: ", "\x16\x03\x01\x40\x00"] {
         let mut slow = TcpStream::connect(address).await.unwrap();
         let begun = Instant::now();
         slow.write_all(first.as_bytes()).await.unwrap();

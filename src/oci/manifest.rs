@@ -398,6 +398,12 @@ pub fn distinct_blobs(documents: &[Document]) -> Vec<&Descriptor> {
         .collect()
 }
 
+/// The bytes of all `blobs`, as their descriptors say, which may be anything.
+pub fn total_size<'d>(blobs: impl IntoIterator<Item = &'d Descriptor>) -> u64 {
+    let sizes = blobs.into_iter().map(|blob| blob.size);
+    sizes.fold(0, u64::saturating_add)
+}
+
 /// The distinct foreign layers that `documents` refer to.
 pub fn distinct_foreign_layers(documents: &[Document]) -> Vec<&Descriptor> {
     let mut seen = HashSet::new();

@@ -23,7 +23,8 @@ pub use host::{canonical_host, is_host, normalised_host, same_host, split_port, 
 pub use host_pattern::{HostPattern, HostPatternError};
 pub use location::{Location, LocationError, Naming, OmittedTag};
 pub use manifest::{
-    Content, Document, DocumentError, Index, MANIFEST_LIMIT, Manifest, distinct_blobs, distinct_foreign_layers,
+    Content, Document, DocumentError, Index, MANIFEST_LIMIT, MAX_JSON_VALUES, Manifest, distinct_blobs,
+    distinct_foreign_layers, total_size,
 };
 pub use package::PACKAGE_OS;
 pub use pattern::matches_pattern;

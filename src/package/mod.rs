@@ -79,7 +79,9 @@ pub use packed::PackedImage;
 pub use packed_definition::{CHECKSUMS, PackedDefinition};
 pub use plan::{Plan, PlannedImage, check_images, package_reference};
 pub use provenance::Material;
-pub use publish::{PackageContents, PublishedPackage, TransferredImage, package_index, publish, publish_manifest};
+pub use publish::{
+    PackageContents, PublishedPackage, TransferredImage, package_index, publish, publish_manifest, published_index,
+};
 pub use recipe::{BuildHost, BuiltPackage, Recipe, SbomProgress, build_package};
 pub use request::ImageRequest;
 pub use requirement::{EntryReader, requirements};

@@ -1,6 +1,8 @@
 //! The definition of a package that `package create` of Jackal or Zarf packed into a file, and the manifest that its artifact has in
 //! a registry. No IO.
 
+mod differential;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;

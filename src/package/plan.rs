@@ -115,7 +115,11 @@ impl Plan {
                 let location = locate(&package_reference(&request), address, prefix, naming, true)
                     .map_err(|error| within(Fault::stalled(Reason::InvalidReference, error.to_string())))?;
                 known.insert(request.clone(), images.len());
-                let verify = applicable(&spec.verify, &request.reference, request.source).map_err(within)?;
+                // The whole archive was verified.
+                let verify = match request.archived {
+                    Some(_) => Vec::new(),
+                    None => applicable(&spec.verify, &request.reference, request.source).map_err(within)?,
+                };
                 let planned = PlannedImage {
                     verify,
                     request,

@@ -193,16 +193,31 @@ pub async fn publish_manifest(
     let entry = entry_of(manifest, architecture);
     let lock = named_lock(format!("{} {}", repository.name(), repository.repository()));
     let _alone = lock.lock().await;
-    let is_published = repository.digest_of(manifest.digest().as_str()).await?.is_some();
-    if let Some(index) = ExistingIndex::read(repository, tag)
-        .await?
-        .filter(|index| index.contains(&entry) && is_published)
-    {
-        return Ok(index.descriptor.digest);
+    if let Some(index) = published_index(manifest, architecture, repository, tag).await? {
+        return Ok(index);
     }
     repository.publish(manifest, None).await?;
     let (index, _) = add_to_index(entry, repository, tag).await?;
     Ok(index.descriptor.digest)
+}
+
+/// The digest of the index under `tag`, if it lists the package `manifest`, and `repository` has that.
+///
+/// # Errors
+/// [`Fault::conflict`] if something else has the tag.
+pub async fn published_index(
+    manifest: &Document,
+    architecture: &str,
+    repository: &dyn Destination,
+    tag: &str,
+) -> Result<Option<Digest>, Fault> {
+    let entry = entry_of(manifest, architecture);
+    let index = ExistingIndex::read(repository, tag).await?;
+    let Some(index) = index.filter(|index| index.contains(&entry)) else {
+        return Ok(None);
+    };
+    let exists = repository.digest_of(manifest.digest().as_str()).await?;
+    Ok(exists.map(|_| index.descriptor.digest))
 }
 
 /// Uploads the package's tars that its repository lacks, and returns how many bytes were sent.

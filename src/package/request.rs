@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::api::v1alpha1::{ImageSpec, JackalImageSpec, SourceKind};
+use crate::api::v1alpha1::{ArchivedImage, ImageSpec, JackalImageSpec, SourceKind};
 use crate::fault::{Fault, Reason};
 use crate::oci::{Digest, Platform, PlatformError, Reference, ReferenceError};
 
@@ -20,6 +20,9 @@ pub struct ImageRequest {
     pub node_selector: Option<BTreeMap<String, String>>,
     /// The platforms to copy: normalised, without duplicates, sorted by their text. Empty means all.
     pub platforms: Vec<Platform>,
+    /// The digest of its manifest or index, if it is read from an archive. Two archives with the same image fulfil the same
+    /// request.
+    pub archived: Option<Digest>,
 }
 
 impl ImageRequest {
@@ -33,6 +36,7 @@ impl ImageRequest {
             image.source,
             (image.node_name.as_ref(), image.node_selector.as_ref()),
             &image.platforms,
+            image.archive.as_ref(),
         )
     }
 
@@ -43,6 +47,7 @@ impl ImageRequest {
             spec.source,
             (spec.node_name.as_ref(), spec.node_selector.as_ref()),
             &spec.platforms,
+            spec.from.as_ref().map(|origin| &origin.archive),
         )
     }
 
@@ -52,6 +57,7 @@ impl ImageRequest {
         source: SourceKind,
         (node_name, node_selector): (Option<&String>, Option<&BTreeMap<String, String>>),
         platforms: &[String],
+        archive: Option<&ArchivedImage>,
     ) -> Result<Self, Fault> {
         let reference = image
             .parse()
@@ -76,6 +82,8 @@ impl ImageRequest {
             .map(|platform| Ok(platform.parse::<Platform>()?.normalised()))
             .collect::<Result<Vec<Platform>, PlatformError>>()
             .map_err(|error| invalid(error.to_string()))?;
+        let archived = archive.map(|archive| archive.digest.parse()).transpose();
+        let archived = archived.map_err(|error| invalid(format!("from.archive.digest: {error}")))?;
         platforms.sort_by_cached_key(Platform::to_string);
         platforms.dedup();
         Ok(Self {
@@ -84,6 +92,7 @@ impl ImageRequest {
             node_name: node_name.cloned(),
             node_selector: node_selector.cloned(),
             platforms,
+            archived,
         })
     }
 
@@ -107,7 +116,10 @@ impl ImageRequest {
         });
         let platforms = self.platforms.iter().map(|platform| quoted(&platform.to_string()));
         let platforms = platforms.collect::<Vec<_>>().join(", ");
-        let text = format!("{} {source} {node_name} {} [{platforms}]", self.reference, some(labels));
+        let mut text = format!("{} {source} {node_name} {} [{platforms}]", self.reference, some(labels));
+        if let Some(digest) = &self.archived {
+            text += &format!(" {digest}");
+        }
         Digest::of(text.as_bytes())
     }
 }
@@ -126,6 +138,9 @@ impl fmt::Display for ImageRequest {
         if !self.platforms.is_empty() {
             let platforms: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
             write!(formatter, ", platforms {}", platforms.join(","))?;
+        }
+        if let Some(digest) = &self.archived {
+            write!(formatter, ", {} of an archive", digest.short_form())?;
         }
         Ok(())
     }
@@ -244,5 +259,23 @@ mod tests {
         ] {
             assert_eq!(request(spec.clone()).unwrap_err().reason, reason, "{spec}");
         }
+    }
+
+    #[test]
+    fn an_archived_image_is_requested_by_its_digest() {
+        let object = |archive: &str, digest: &Digest| {
+            let spec = json!({ "image": "app:1", "from": { "archive": { "oci": archive, "digest": digest } } });
+            ImageRequest::of_object(&serde_json::from_value(spec).unwrap())
+        };
+        let (one, two) = (Digest::of(b"one"), Digest::of(b"two"));
+        let first = object("r.example/a@sha256:0", &one).unwrap();
+        assert_eq!(first, object("r.example/b@sha256:1", &one).unwrap());
+        let other = object("r.example/a@sha256:0", &two).unwrap();
+        assert_ne!(first, other);
+        assert_ne!(first.digest(), other.digest());
+        assert_ne!(first, request(json!({ "image": "app:1" })).unwrap());
+        let invalid = json!({ "image": "app:1", "from": { "archive": { "oci": "a", "digest": "x" } } });
+        let invalid = ImageRequest::of_object(&serde_json::from_value(invalid).unwrap());
+        assert_eq!(invalid.unwrap_err().reason, Reason::InvalidSpec);
     }
 }

@@ -139,7 +139,7 @@ impl SignatureSearch<'_> {
         // A whole batch is read before its signatures are: a request that is not polled meanwhile would keep its permit.
         for batch in listed.chunks(AT_ONCE) {
             let reads = batch.iter().map(|referrer| async move {
-                let document = repository.document(referrer.digest.as_str()).await?;
+                let document = repository.listed_document(&referrer.digest).await?;
                 let memory = DOCUMENTS.reserve();
                 let Some(document) = document else { return Ok(None) };
                 let added = memory.add(json_memory(&document.raw));

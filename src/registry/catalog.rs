@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use reqwest::Method;
-use serde::Deserialize;
 
 use super::client::{Registry, RegistryRequest};
 use super::error::{Error, Kind};
@@ -17,12 +16,6 @@ const PAGE_SIZE: &str = "1000";
 const MAX_REPOSITORIES: usize = 100_000;
 /// Bytes of a listing at most, over all its pages.
 const MAX_LISTING_BYTES: usize = 32 * 1024 * 1024;
-
-#[derive(Deserialize)]
-struct Catalog {
-    // Registries in Go send `null` for an empty list.
-    repositories: Option<Vec<Option<String>>>,
-}
 
 impl Registry {
     /// The names of all repositories that the registry lists for this account, sorted.
@@ -38,19 +31,16 @@ impl Registry {
             let request = RegistryRequest::new(Method::GET, pages.url().clone(), Scope::catalog());
             let mut response = self.expect(&request, &[200]).await?;
             let body = pages.read(self, &mut response).await?;
-            let page: Catalog = decode::json(&body).map_err(|_| {
+            let page = decode::json_texts(&body, "repositories", MAX_REPOSITORIES).map_err(|_| {
                 Error::new(
                     Kind::Protocol,
                     &request.label,
                     "the response is not a list of repositories",
                 )
             })?;
-            let (mut listed, before) = (0, names.len());
-            for name in page.repositories.unwrap_or_default().into_iter().flatten() {
-                listed += 1;
-                names.insert(name);
-            }
-            if names.len() > MAX_REPOSITORIES {
+            let (listed, before) = (page.as_ref().map_or(0, Vec::len), names.len());
+            let is_complete = page.map(|page| names.extend(page)).is_some();
+            if !is_complete || names.len() > MAX_REPOSITORIES {
                 let detail = format!("the registry has more than {MAX_REPOSITORIES} repositories");
                 return Err(Error::new(Kind::TooLarge, &request.label, detail));
             }

@@ -24,6 +24,17 @@ pub(super) enum Challenge {
 }
 
 impl Challenge {
+    /// Its length in bytes.
+    pub fn length(&self) -> usize {
+        match self {
+            Self::Basic => 0,
+            Self::Bearer { realm, service, scope } => {
+                let texts = service.iter().chain(scope);
+                texts.fold(realm.as_str().len(), |sum, text| sum + text.len())
+            }
+        }
+    }
+
     /// Whether it requires a token rather than the password itself.
     pub fn is_bearer(&self) -> bool {
         matches!(self, Self::Bearer { .. })

@@ -374,10 +374,15 @@ fn is_binary(text: &str) -> bool {
     unknown * 4 > length
 }
 
+/// Whether `body` begins as gzip does (RFC 1952, section 2.3.1). JSON and YAML never do.
+pub(super) fn is_gzip(body: &[u8]) -> bool {
+    body.starts_with(&[0x1f, 0x8b])
+}
+
 /// Decompresses `body` if it is gzip, up to `limit` bytes; also returns whether that is the whole content. Proxies
 /// compress responses even when the request does not allow it.
 pub(super) fn decompress(body: &[u8], limit: usize) -> (Cow<'_, [u8]>, bool) {
-    if !body.starts_with(&[0x1f, 0x8b]) {
+    if !is_gzip(body) {
         return (body.into(), true);
     }
     let mut content = Vec::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response};
 use url::Url;
 
@@ -144,7 +144,10 @@ fn build_client(
     tls: Option<rustls::ClientConfig>,
     resolver: Option<Resolver>,
 ) -> Result<reqwest::Client, Error> {
+    // Without it a server may compress a response in any way (RFC 9110, section 12.5.3).
+    let uncompressed = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
     let mut builder = reqwest::Client::builder()
+        .default_headers(uncompressed)
         .user_agent(concat!("jackal-operator/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .http1_only()

@@ -193,18 +193,18 @@ impl Key {
     }
 }
 
-/// Parses a JSON object; an empty file counts as an empty object, as in docker.
+/// Parses a JSON object; an empty file counts as an empty object, and text after the object is ignored, as in docker.
 fn parse_object(json: &[u8], what: &str) -> Result<Map<String, Value>, String> {
     let json = json.strip_prefix("\u{feff}".as_bytes()).unwrap_or(json);
     if json.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
-    match serde_json::from_slice(json) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(Value::Null) => Ok(Map::new()),
-        Ok(_) => Err(format!("not a docker {what}: it is not a JSON object")),
+    match serde_json::Deserializer::from_slice(json).into_iter().next() {
+        Some(Ok(Value::Object(fields))) => Ok(fields),
+        None | Some(Ok(Value::Null)) => Ok(Map::new()),
+        Some(Ok(_)) => Err(format!("not a docker {what}: it is not a JSON object")),
         // The message of serde_json would quote the value.
-        Err(error) => Err(format!(
+        Some(Err(error)) => Err(format!(
             "not a docker {what} (line {}, column {})",
             error.line(),
             error.column()

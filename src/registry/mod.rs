@@ -104,6 +104,7 @@ mod tags;
 mod throttle;
 mod tls;
 mod token;
+mod token_cache;
 mod token_service;
 mod upload;
 

@@ -5,32 +5,43 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use url::Url;
 
-use super::body::read_body;
+use super::body::read_document;
 use super::client::{Registry, RegistryResponse};
 use super::error::{Error, Kind};
 use super::link::{next_page, normalized_path};
+use crate::budget::{Exhausted, LISTINGS, Reservation};
+use crate::oci::Digest;
 
 /// Maximum number of consecutive pages without new entries. A registry may filter entries after it has split them into
 /// pages.
 const MAX_EMPTY_PAGES: usize = 64;
 
-/// The position in a listing. The listing is bounded by its bytes and entries, not by the number of pages.
+/// Maximum number of pages.
+const MAX_PAGES: usize = 10_000;
+/// Maximum length in bytes of a link to the next page: what servers accept in the first line of a request.
+const MAX_LINK_LENGTH: usize = 8 * 1024;
+
+/// The position in a listing. The listing is bounded by its bytes, entries and pages.
 pub(super) struct Pages {
     url: Url,
-    visited: HashSet<Url>,
+    /// Digests of the URLs of the pages.
+    visited: HashSet<Digest>,
     /// Bytes that the remaining pages may have.
     remaining_bytes: usize,
     empty_pages: usize,
+    /// The memory of the entries.
+    memory: Reservation,
 }
 
 impl Pages {
     /// Starts at `url`; the whole listing may have at most `bytes`.
     pub fn new(url: Url, bytes: usize) -> Self {
         Self {
-            visited: HashSet::from([url.clone()]),
+            visited: HashSet::from([digest_of(&url)]),
             url,
             remaining_bytes: bytes,
             empty_pages: 0,
+            memory: LISTINGS.reserve(),
         }
     }
 
@@ -41,16 +52,30 @@ impl Pages {
 
     /// Continues at `url`, which no response linked to.
     pub fn go_to(&mut self, url: Url) {
-        self.visited.insert(url.clone());
+        self.visited.insert(digest_of(&url));
         self.url = url;
     }
 
     /// Reads the body of a page.
     pub async fn read(&mut self, registry: &Registry, response: &mut RegistryResponse) -> Result<Bytes, Error> {
         let label = response.label.clone();
-        let body = read_body(&mut response.inner, self.remaining_bytes, registry.idle(), &label).await?;
-        self.remaining_bytes -= body.bytes.len();
-        Ok(body.bytes)
+        let body = read_document(&mut response.inner, self.remaining_bytes, registry.idle(), &label).await?;
+        self.remaining_bytes -= body.len();
+        // Entries are kept with an index of them.
+        let added = self.memory.add(2 * body.len());
+        added.map_err(|exhausted| match exhausted {
+            Exhausted::TooLarge(limit) => Error::new(
+                Kind::TooLarge,
+                &label,
+                format!("the listing needs more than {} MiB of memory", limit >> 20),
+            ),
+            Exhausted::InUse => Error::new(
+                Kind::Interrupted,
+                &label,
+                "the listing is long, and other listings use the available memory",
+            ),
+        })?;
+        Ok(body)
     }
 
     /// Continues with the page that `response` links to; returns false after the last page. `listed` is the number of
@@ -68,11 +93,19 @@ impl Pages {
         let Some(next) = next else {
             return Ok(false);
         };
+        if next.len() > MAX_LINK_LENGTH {
+            return Err(failed(&format!(
+                "the Link header of the response, which names the next page, is longer than {MAX_LINK_LENGTH} bytes"
+            )));
+        }
+        if self.visited.len() >= MAX_PAGES {
+            return Err(failed(&format!("the listing has more than {MAX_PAGES} pages")));
+        }
         let next = match same_listing(&self.url, &next) {
             Some(next) => next,
             None => registry.resolve_location(&response.label, &self.url, Some(&next))?,
         };
-        if listed > 0 && new == 0 || !self.visited.insert(next.clone()) {
+        if listed > 0 && new == 0 || !self.visited.insert(digest_of(&next)) {
             return Err(failed(
                 "the listing does not end: its Link header points to entries that were already listed",
             ));
@@ -86,6 +119,10 @@ impl Pages {
         self.url = next;
         Ok(true)
     }
+}
+
+fn digest_of(url: &Url) -> Digest {
+    Digest::of(url.as_str().as_bytes())
 }
 
 /// Resolves `target` as a page of the same listing as `from`: the same path with another query. Only the query of

@@ -20,8 +20,11 @@ use super::pages::Pages;
 use super::referrers_api::{ApiSupport, CachedManifest, ReferrerDescription};
 use super::repository::Repository;
 use super::token::Scope;
+use crate::budget::{DOCUMENTS, json_memory};
 use crate::decode;
-use crate::oci::{Descriptor, Digest, Document, MANIFEST_LIMIT, add_referrer, media_type, referrers_tag};
+use crate::oci::{
+    Descriptor, Digest, Document, MANIFEST_LIMIT, MAX_JSON_VALUES, add_referrer, media_type, referrers_tag,
+};
 
 /// The header that a registry with the API returns for a manifest with a subject.
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -29,6 +32,8 @@ const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const MAX_REFERRERS: usize = 1024;
 /// Bytes of a listing at most, over all its pages.
 const MAX_LISTING_BYTES: usize = 4 * MANIFEST_LIMIT;
+/// Bytes of the annotations, and of the types, of a referrer that are kept. They only say what it may be.
+const MAX_DESCRIPTION: usize = 4 * 1024;
 /// Manifests of one listing that are read.
 const MAX_MANIFESTS: usize = 256;
 /// Manifests that are read concurrently.
@@ -97,10 +102,19 @@ impl Repository {
             }
             Err(error) => return Err(error),
         };
+        // Not cached: there may be memory later.
+        let memory = DOCUMENTS.reserve();
+        memory.add(json_memory(&document.raw)).map_err(|_| {
+            let detail = "manifests of referrers are large, and others use the available memory";
+            Error::new(Kind::Interrupted, self.registry().host(), detail)
+        })?;
         let subject = document.subject().map(|subject| subject.digest.clone());
         let referrer = subject
             .zip(document.as_referrer())
-            .map(|(subject, descriptor)| ReferrerDescription { subject, descriptor });
+            .map(|(subject, descriptor)| ReferrerDescription {
+                subject,
+                descriptor: short(descriptor),
+            });
         let cached = match &referrer {
             Some(referrer) => CachedManifest::Referrer(Box::new(referrer.clone())),
             None => CachedManifest::WithoutSubject,
@@ -195,6 +209,9 @@ impl Repository {
                 }
                 _ => return Err(response.into_error().await),
             };
+            if decode::json_values(&body) > MAX_JSON_VALUES {
+                return Err(too_many_referrers(&request.label));
+            }
             // Some registries omit the media type, and some return 200 for something else.
             let entries = match parse_entries(&body) {
                 Some(entries) if is_index_type || is_index(&body) => entries,
@@ -307,7 +324,20 @@ fn parse_entry(value: &Value) -> Option<Descriptor> {
         .flatten()
         .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
         .collect();
-    Some(entry)
+    Some(short(entry))
+}
+
+/// `referrer` without a description that is longer than [`MAX_DESCRIPTION`]: a thousand of them may be listed.
+fn short(mut referrer: Descriptor) -> Descriptor {
+    let annotations = referrer.annotations.iter();
+    if annotations.fold(0, |sum, (key, value)| sum + key.len() + value.len()) > MAX_DESCRIPTION {
+        referrer.annotations.clear();
+    }
+    referrer.artifact_type = referrer.artifact_type.filter(|kind| kind.len() <= MAX_DESCRIPTION);
+    if referrer.media_type.len() > MAX_DESCRIPTION {
+        referrer.media_type.clear();
+    }
+    referrer
 }
 
 fn too_many_referrers(request: &str) -> Error {

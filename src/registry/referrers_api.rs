@@ -10,7 +10,7 @@ use super::cache::bounded_cache;
 use crate::oci::{Descriptor, Digest};
 
 /// Manifests of a registry that are cached.
-const CAPACITY: NonZeroUsize = NonZeroUsize::new(8192).unwrap();
+const CAPACITY: NonZeroUsize = NonZeroUsize::new(2048).unwrap();
 /// How long a registry counts as one without the API before it is queried again, because it may have been upgraded.
 const ABSENT_FOR: Duration = Duration::from_secs(3600);
 

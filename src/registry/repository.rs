@@ -5,7 +5,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
 use tokio::time::{Instant, timeout_at};
 
-use super::body::{BodyPermits, read_body};
+use super::body::{BodyPermits, read_document};
 use super::client::{Registry, RegistryRequest, RegistryResponse};
 use super::download::Download;
 use super::error::{Error, Kind};
@@ -13,6 +13,9 @@ use super::token::Scope;
 use crate::oci::{Descriptor, Digest, Document, Hasher, MANIFEST_LIMIT, media_type};
 
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// How often a part of a blob is requested, after temporary failures.
+const RANGE_ATTEMPTS: u32 = 3;
 
 /// The result of a HEAD request.
 enum HeadResult {
@@ -235,6 +238,41 @@ impl Repository {
         self.blob(digest, Some(size)).unverified()
     }
 
+    /// The `length` bytes of a blob from `offset`. They are not verified. All of them must arrive within the idle timeout.
+    pub async fn blob_range(&self, digest: &Digest, offset: u64, length: usize) -> Result<Bytes, Error> {
+        let Some(last) = (length as u64).checked_sub(1) else {
+            return Ok(Bytes::new());
+        };
+        let mut request = self.blob_request(Method::GET, digest);
+        let range = format!("bytes={offset}-{}", offset.saturating_add(last));
+        if let Ok(range) = range.parse() {
+            request = request.with(RANGE, range);
+        }
+        let mut attempts = 1;
+        loop {
+            match self.part(&request, length).await {
+                Err(error) if error.is_temporary() && attempts < RANGE_ATTEMPTS => attempts += 1,
+                read => return read,
+            }
+        }
+    }
+
+    async fn part(&self, request: &RegistryRequest, length: usize) -> Result<Bytes, Error> {
+        let mut response = self.registry.expect(request, &[200, 206]).await?;
+        if response.status() != 206 {
+            let detail = "the registry does not send parts of blobs (Range)";
+            return Err(Error::new(Kind::Unsupported, response.label, detail));
+        }
+        let bytes = self.body(&mut response, length).await?;
+        match bytes.len() == length {
+            true => Ok(bytes),
+            false => {
+                let detail = format!("the registry sent {} of {length} bytes", bytes.len());
+                Err(Error::new(Kind::Protocol, response.label, detail))
+            }
+        }
+    }
+
     /// Reads a blob of at most `limit` bytes, verified. After the first chunk, all of it must arrive within the idle
     /// timeout.
     pub async fn small_blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Error> {
@@ -246,7 +284,7 @@ impl Repository {
         let mut deadline: Option<Instant> = None;
         loop {
             let chunk = match deadline {
-                Some(deadline) => timeout_at(deadline, download.chunk()).await,
+                Some(deadline) => timeout_at(permits.deadline(content.len(), deadline), download.chunk()).await,
                 None => Ok(download.chunk().await),
             };
             match chunk.map_err(|_| Error::timed_out(download.label(), time))? {
@@ -326,8 +364,7 @@ impl Repository {
     /// The body of `response`, within `limit` bytes and the idle timeout.
     pub(super) async fn body(&self, response: &mut RegistryResponse, limit: usize) -> Result<Bytes, Error> {
         let label = response.label.clone();
-        let body = read_body(&mut response.inner, limit, self.registry.idle(), &label).await?;
-        Ok(body.bytes)
+        read_document(&mut response.inner, limit, self.registry.idle(), &label).await
     }
 }
 

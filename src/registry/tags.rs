@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use reqwest::Method;
-use serde::Deserialize;
 
 use super::client::RegistryRequest;
 use super::error::{Error, Kind};
@@ -19,11 +18,8 @@ const MAX_TAG_BYTES: usize = 160;
 /// Additional bytes of a listing, so that a listing that exceeds the limit of tags can be counted.
 const EXTRA_BYTES: usize = 8 * 1024 * 1024;
 
-#[derive(Deserialize)]
-struct TagList {
-    // Registries in Go send `null` for an empty list.
-    tags: Option<Vec<Option<String>>>,
-}
+/// Maximum length of a tag (distribution specification, "Pulling manifests"). Longer ones cannot be requested.
+const MAX_TAG_LENGTH: usize = 128;
 
 impl Repository {
     /// All tags, each once in the order of the registry; `None` if there are more than `limit`. Empty if the repository
@@ -66,11 +62,13 @@ impl Repository {
                 _ => return Err(response.into_error().await),
             }
             let body = pages.read(registry, &mut response).await?;
-            let page: TagList = decode::json(&body)
+            let page = decode::json_texts(&body, "tags", limit)
                 .map_err(|_| Error::new(Kind::Protocol, &request.label, "the response is not a list of tags"))?;
-            let page: Vec<String> = page.tags.unwrap_or_default().into_iter().flatten().collect();
+            let Some(page) = page else { return Ok(None) };
+            drop(body);
             let (listed, count_before, last) = (page.len(), tags.len(), page.last().cloned());
-            tags.extend(page.into_iter().filter(|tag| seen.insert(tag.clone())));
+            let page = page.into_iter().filter(|tag| tag.len() <= MAX_TAG_LENGTH);
+            tags.extend(page.filter(|tag| seen.insert(tag.clone())));
             if tags.len() > limit {
                 return Ok(None);
             }

@@ -2,7 +2,7 @@
 //! tokens.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lru::LruCache;
@@ -17,10 +17,13 @@ use super::endpoint::Credentials;
 use super::error::{Error, Kind};
 use super::http::HttpClient;
 use super::origin::Origin;
-use super::token_service::{Token, TokenRequest, TokenService, basic_header, sensitive_header};
+use super::token_cache::TokenCache;
+use super::token_service::{TokenRequest, TokenService, basic_header, sensitive_header};
 
-/// Capacity of the cache of tokens, and of that of accepted challenges.
+/// Capacity of the cache of accepted challenges.
 const CACHE_SIZE: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+/// Maximum length in bytes of a challenge that is cached.
+const MAX_CACHED_LENGTH: usize = 1024;
 /// Challenges that are answered for one request.
 const MAX_CHALLENGES: usize = 4;
 
@@ -81,13 +84,11 @@ impl Scope {
     }
 }
 
-type TokenSlot = Arc<tokio::sync::Mutex<Option<Token>>>;
-
 /// Authorizes requests to one registry.
 pub(super) struct Authorizer {
     service: TokenService,
     accepted: Mutex<AcceptedChallenges>,
-    tokens: Mutex<LruCache<TokenRequest, TokenSlot>>,
+    tokens: TokenCache,
 }
 
 /// The challenges whose answers the registry has accepted.
@@ -120,7 +121,7 @@ impl Authorizer {
                 by_request: bounded_cache(CACHE_SIZE),
                 last: None,
             }),
-            tokens: Mutex::new(bounded_cache(CACHE_SIZE)),
+            tokens: TokenCache::default(),
         }
     }
 
@@ -169,6 +170,10 @@ impl Authorizer {
     }
 
     fn record_accepted(&self, scope: &Scope, method: &Method, challenge: &Challenge) {
+        // The registry sends it again.
+        if challenge.length() > MAX_CACHED_LENGTH {
+            return;
+        }
         let key = (scope.clone(), method.clone());
         let mut accepted = lock(&self.accepted);
         if accepted.by_request.get(&key) == Some(challenge) {
@@ -245,21 +250,17 @@ impl Authorizer {
             scopes: scope.merge(required.as_deref()),
         };
         // Concurrent requests wait for one fetch and share its token.
-        let slot = self.token_slot(&request);
-        let mut slot = slot.lock().await;
-        if let Some(token) = slot.as_ref()
+        let slot = self.tokens.slot(&request);
+        let mut kept = slot.token.lock().await;
+        if let Some(token) = kept.as_ref()
             && token.renew_at > Instant::now()
             && (is_new || Some(&token.value) != rejected)
         {
             return Ok((token.value.clone(), HeaderSource::CachedToken));
         }
         let token = self.service.fetch(&request).await?;
-        Ok((slot.insert(token).value.clone(), HeaderSource::NewToken))
-    }
-
-    fn token_slot(&self, request: &TokenRequest) -> TokenSlot {
-        let mut tokens = lock(&self.tokens);
-        Arc::clone(tokens.get_or_insert_ref(request, TokenSlot::default))
+        self.tokens.record(&slot, &token);
+        Ok((kept.insert(token).value.clone(), HeaderSource::NewToken))
     }
 }
 

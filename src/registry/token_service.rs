@@ -26,6 +26,8 @@ const RESPONSE_LIMIT: usize = 64 * 1024;
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// Maximum lifetime of a token.
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);
+/// Maximum length of a token in bytes. Servers accept at most 16 KiB in a header.
+const MAX_TOKEN_LENGTH: usize = 16 * 1024;
 /// Redirects that one request follows.
 const MAX_REDIRECTS: usize = 5;
 /// The OAuth2 client ID.
@@ -49,6 +51,14 @@ pub(super) struct TokenRequest {
     pub service: Option<String>,
     /// The scopes that the token must have.
     pub scopes: Vec<String>,
+}
+
+impl TokenRequest {
+    /// Its length in bytes.
+    pub fn length(&self) -> usize {
+        let texts = self.service.iter().chain(&self.scopes);
+        texts.fold(self.realm.as_str().len(), |sum, text| sum + text.len())
+    }
 }
 
 /// The client of the token services of one registry.
@@ -251,6 +261,9 @@ fn parse_token(label: &str, body: &[u8]) -> Result<Token, Error> {
         .map(str::trim)
         .find(|text| !text.is_empty())
         .ok_or_else(|| protocol("the response contains no token"))?;
+    if text.len() > MAX_TOKEN_LENGTH {
+        return Err(protocol(&format!("the token is longer than {MAX_TOKEN_LENGTH} bytes")));
+    }
     let mut value = HeaderValue::try_from(format!("Bearer {text}"))
         .map_err(|_| protocol("the token has characters that are not allowed in a header"))?;
     value.set_sensitive(true);
@@ -306,7 +319,8 @@ mod tests {
         within(r#"{"access_token":"t","expires_in":300}"#, 268, 270);
         within(r#"{"token":"","access_token":"t","expires_in":1e300}"#, 3568, 3570);
         within(r#"{"token":"t","expires_in":-5}"#, 43, 45);
-        for bad in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "[1]"] {
+        let long = format!(r#"{{"token":"{}"}}"#, "t".repeat(MAX_TOKEN_LENGTH + 1));
+        for bad in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "[1]", &long] {
             let error = parse_token("c", bad.as_bytes()).map(|_| ()).unwrap_err();
             assert_eq!(error.kind(), &Kind::Protocol, "{bad}");
         }

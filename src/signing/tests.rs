@@ -334,9 +334,24 @@ fn equal_requirements_have_equal_fingerprints() {
         by(&[made!("rsa.pub")]).fingerprint(),
         by(&[made!("cosign.pub"), made!("rsa.pub")]).fingerprint(),
     ];
+    let by_identity = |issuer: &str, subject: SubjectMatch| {
+        let issuer = issuer.to_owned();
+        let identities = vec![Identity { issuer, subject }];
+        Requirement {
+            identities,
+            ..Requirement::default()
+        }
+    };
+    let exact = |issuer: &str, subject: &str| by_identity(issuer, SubjectMatch::Exact(subject.to_owned()));
+    fingerprints.extend([
+        exact("c", "a of b").fingerprint(),
+        exact("b of c", "a").fingerprint(),
+        exact("c", "/.*/").fingerprint(),
+        by_identity("c", SubjectMatch::pattern(".*").unwrap()).fingerprint(),
+    ]);
     fingerprints.sort();
     fingerprints.dedup();
-    assert_eq!(fingerprints.len(), 5);
+    assert_eq!(fingerprints.len(), 9);
 }
 
 #[test]

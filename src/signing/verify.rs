@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::certificate::Certificate;
 use super::dsse::SIGN_PREDICATE;
-use super::identity::Identity;
+use super::identity::{Identity, SubjectMatch};
 use super::public_key::PublicKey;
 use super::signed_content::{SignatureClaim, SignedContent};
 use super::simple::SimpleSignature;
@@ -53,7 +53,13 @@ impl Requirement {
             part(key.spki());
         }
         for identity in &self.identities {
-            part(identity.to_string().as_bytes());
+            let (kind, subject) = match &identity.subject {
+                SubjectMatch::Exact(subject) => ("exact", subject.as_str()),
+                SubjectMatch::Pattern(pattern) => ("pattern", pattern.as_str()),
+            };
+            for text in [kind, subject, &identity.issuer] {
+                part(text.as_bytes());
+            }
         }
         if let Some(trust) = &self.trust {
             part(trust.digest().as_str().as_bytes());

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::budget::IMAGES;
 use crate::fault::{Fault, Reason};
-use crate::oci::{Descriptor, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select};
+use crate::oci::{
+    Descriptor, Platform, Reference, Selection, distinct_blobs, distinct_foreign_layers, select, total_size,
+};
 use crate::registry::{Registry, Repository};
 
 pub(super) use self::lookup::children_first;
@@ -116,7 +118,7 @@ impl ImageSource for RegistrySource {
             platforms: Vec::new(),
             identity: Identity::Manifest(digest),
             chosen_from: None,
-            size: Some(distinct_blobs(&documents).iter().map(|blob| blob.size).sum()),
+            size: Some(total_size(distinct_blobs(&documents))),
             documents,
             memory: lookup.memory,
         }))

@@ -19,6 +19,12 @@ pub trait RepositoryReader: Send + Sync {
     /// The manifest or index that has the tag or digest `identifier`.
     async fn document(&self, identifier: &str) -> Result<Option<Document>, Fault>;
 
+    /// The same for the digest of a manifest that a listing names. What cannot be read as a manifest counts as absent: anybody
+    /// who may push can have it listed.
+    async fn listed_document(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
+        self.document(digest.as_str()).await
+    }
+
     /// The content of a blob of at most `limit` bytes; its digest is verified. A longer one is an error of a destination and
     /// `None` of a source.
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault>;
@@ -53,6 +59,13 @@ impl RepositoryReader for Repository {
             Err(_) => self.absent_if_refused(identifier, read).await,
         };
         read.map_err(|error| error.into_read_fault(&RepositoryReader::name(self)))
+    }
+
+    async fn listed_document(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
+        match self.manifest(digest.as_str()).await {
+            Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge) => Ok(None),
+            read => read.map_err(|error| error.into_read_fault(&RepositoryReader::name(self))),
+        }
     }
 
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {

@@ -15,7 +15,7 @@ use crate::budget::{IMAGES, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Compression, Content, Descriptor, Digest, Document, Location, OmittedTag, Platform, Reference, ReferrersPolicy,
-    distinct_blobs, distinct_foreign_layers,
+    distinct_blobs, distinct_foreign_layers, total_size,
 };
 use crate::source::{Identity, ImageSource, Method, Resolved, may_mean_deleted};
 
@@ -134,16 +134,16 @@ impl Transfer {
                 source_digest,
             });
         }
-        let (mut bytes, mut blobs) = (0, 0);
+        let (mut bytes, mut blobs) = (0_u64, 0);
         for blob in distinct_blobs(&resolved.documents) {
             if self.destination.holds(&blob.digest).await?.is_none() {
-                bytes += blob.size;
+                bytes = blob.size.saturating_add(bytes);
                 blobs += 1;
             }
         }
         for layer in self.absent_layers(&resolved.documents).await? {
             if self.source.has_foreign_layer(&self.reference, &layer).await? {
-                bytes += layer.size;
+                bytes = layer.size.saturating_add(bytes);
                 blobs += 1;
             }
         }
@@ -417,17 +417,14 @@ enum FirstName {
 /// The total size in bytes of all distinct blobs and manifests, without the foreign layers `absent`.
 fn size_of(documents: &[Document], absent: &[Descriptor]) -> u64 {
     let mut seen = HashSet::new();
-    let manifests: u64 = documents
-        .iter()
-        .filter(|d| seen.insert(d.digest()))
-        .map(|d| d.descriptor.size)
-        .sum();
+    let documents_once = documents.iter().filter(|d| seen.insert(d.digest()));
+    let manifests = total_size(documents_once.map(|d| &d.descriptor));
     let foreign = distinct_foreign_layers(documents);
     let foreign = foreign
         .into_iter()
         .filter(|layer| !absent.iter().any(|absent| absent.digest == layer.digest));
     let blobs = distinct_blobs(documents).into_iter().chain(foreign);
-    blobs.map(|blob| blob.size).sum::<u64>() + manifests
+    total_size(blobs).saturating_add(manifests)
 }
 
 /// The message about foreign layers that were not copied.
@@ -465,6 +462,10 @@ mod tests {
         let documents = [document];
         assert_eq!(size_of(&documents, &layers), own);
         assert_eq!(size_of(&documents, &layers[1..]), own + 10);
+        let endless = ["one", "other"].map(|content| Descriptor::new("m", Digest::of(content.as_bytes()), u64::MAX));
+        let config = blob(b"{}", media_type::OCI_CONFIG);
+        let endless = Document::of_manifest(Manifest::new(config, endless.into())).unwrap();
+        assert_eq!(size_of(&[endless], &[]), u64::MAX);
         assert_eq!(omitted_layers(&[]), None);
         let message = omitted_layers(&layers).unwrap();
         assert!(

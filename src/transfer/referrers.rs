@@ -95,7 +95,7 @@ impl Referrers<'_> {
 
     async fn copy_all(&self, mut subjects: Vec<Digest>, sink: &dyn BlobSink) -> Result<usize, Fault> {
         let mut seen: HashSet<Digest> = subjects.iter().cloned().collect();
-        let (mut count, mut bytes, mut written) = (0, 0, 0);
+        let (mut count, mut bytes, mut written) = (0, 0_u64, 0);
         let memory = IMAGES.reserve();
         // Each level has at least one referrer, so the limit on their number also limits the depth.
         for depth in 0.. {
@@ -139,7 +139,8 @@ impl Referrers<'_> {
                 }
             }
             let read = missing;
-            bytes += read.iter().filter_map(|(_, resolved)| resolved.size).sum::<u64>();
+            let sizes = read.iter().filter_map(|(_, resolved)| resolved.size);
+            bytes = sizes.fold(bytes, u64::saturating_add);
             if bytes > BYTES {
                 return Err(self.too_much(&format!("its referrers have more than {BYTES} bytes")));
             }

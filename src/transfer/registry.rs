@@ -25,6 +25,8 @@ pub struct RegistryDestination {
     /// Uploads that the registry began when it refused to mount a blob.
     pending: Arc<Mutex<LruCache<Digest, PendingUpload>>>,
     records: Option<Arc<UploadRecords>>,
+    /// Whether nothing is written.
+    reads_only: bool,
 }
 
 impl RegistryDestination {
@@ -36,6 +38,15 @@ impl RegistryDestination {
             name,
             pending: Arc::new(Mutex::new(LruCache::new(PENDING))),
             records: None,
+            reads_only: false,
+        }
+    }
+
+    /// Reads from `repository` alone, as messages say.
+    pub fn for_reading(repository: Repository) -> Self {
+        Self {
+            reads_only: true,
+            ..Self::new(repository)
         }
     }
 
@@ -43,6 +54,14 @@ impl RegistryDestination {
     pub fn with_records(mut self, records: Arc<UploadRecords>) -> Self {
         self.records = Some(records);
         self
+    }
+
+    /// The fault of a read request.
+    fn read_fault(&self, error: Error) -> Fault {
+        match self.reads_only {
+            true => error.into_read_fault(&self.name),
+            false => error.into_push_fault(&self.name),
+        }
     }
 
     /// The result of a read request. A refusal may mean that the object does not exist, because some registries do not tell
@@ -53,7 +72,7 @@ impl RegistryDestination {
                 tracing::debug!(%error, "treated as absent");
                 Ok(None)
             }
-            result => result.map_err(|error| error.into_push_fault(&self.name)),
+            result => result.map_err(|error| self.read_fault(error)),
         }
     }
 
@@ -66,6 +85,11 @@ impl RegistryDestination {
         let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         all.pop(digest)
     }
+}
+
+/// Whether the content cannot be read as a manifest.
+fn is_not_a_manifest(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge)
 }
 
 #[async_trait]
@@ -83,13 +107,20 @@ impl RepositoryReader for RegistryDestination {
         self.absent_if_refused(self.repository.manifest(identifier).await)
     }
 
+    async fn listed_document(&self, digest: &Digest) -> Result<Option<Document>, Fault> {
+        match self.repository.manifest(digest.as_str()).await {
+            Err(error) if is_not_a_manifest(&error) => Ok(None),
+            read => self.absent_if_refused(read),
+        }
+    }
+
     async fn blob(&self, digest: &Digest, limit: usize) -> Result<Option<Bytes>, Fault> {
         self.absent_if_refused(self.repository.small_blob(digest, limit).await)
     }
 
     async fn referrers(&self, subject: &Digest) -> Result<Vec<Descriptor>, Fault> {
         let listed = self.repository.referrers(subject).await;
-        listed.map_err(|error| error.into_push_fault(&self.name))
+        listed.map_err(|error| self.read_fault(error))
     }
 }
 
@@ -102,7 +133,7 @@ impl Destination for RegistryDestination {
     async fn holds_package(&self, tag: &str) -> Result<bool, Fault> {
         match self.repository.manifest(tag).await {
             // A manifest of docker's schema 1, or an invalid one: an image may replace it.
-            Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::Protocol | Kind::TooLarge) => Ok(false),
+            Err(error) if is_not_a_manifest(&error) => Ok(false),
             read => Ok(self
                 .absent_if_refused(read)?
                 .is_some_and(|document| document.is_package())),
@@ -114,7 +145,7 @@ impl Destination for RegistryDestination {
             return Ok(None);
         }
         let content = self.repository.blob(&blob.digest, Some(blob.size)).into_stream();
-        Ok(Some(content.map_err(|error| error.into_push_fault(&self.name)).boxed()))
+        Ok(Some(content.map_err(|error| self.read_fault(error)).boxed()))
     }
 
     async fn holds(&self, digest: &Digest) -> Result<Option<u64>, Fault> {
@@ -164,7 +195,7 @@ impl Destination for RegistryDestination {
 
     async fn read_referrers(&self, subject: &Digest, listed: &[Descriptor]) -> Result<Vec<Descriptor>, Fault> {
         let read = self.repository.read_referrers(subject, listed).await;
-        read.map_err(|error| error.into_push_fault(&self.name))
+        read.map_err(|error| self.read_fault(error))
     }
 
     async fn attach(&self, referrer: &Document) -> Result<(), Fault> {

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use super::context::Worker;
 use crate::api::v1alpha1::{JackalImage, requested_at};
 use crate::fault::{Fault, Reason};
-use crate::oci::{Location, Naming, Reference};
+use crate::oci::{Location, Naming};
 use crate::package::{ImageRequest, VerifiedSource, applicable, requirements};
 use crate::runtime::{NamespaceEntryReader, RegistryTarget, WrittenImage};
 use crate::transfer::{RegistryDestination, Transfer};
@@ -18,11 +18,7 @@ pub(super) fn hosts(image: &JackalImage) -> (String, String) {
     let spec = &image.spec;
     let source = match spec.source.is_engine() {
         true => None,
-        false => spec
-            .image
-            .parse()
-            .ok()
-            .map(|reference: Reference| reference.registry().to_owned()),
+        false => spec.source_reference().map(|reference| reference.registry().to_owned()),
     };
     let registry = &spec.registry;
     let destination = registry.endpoint.clone().or_else(|| registry.address.clone());

@@ -1,6 +1,8 @@
 //! Registries that send the largest allowed responses to exhaust the memory and the time of a process that serves other
 //! tenants too.
 
+mod listings;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -68,6 +70,30 @@ async fn hostile_registries_do_not_exhaust_memory() {
             expected: "the object reports that the index cannot be read",
             final_state: "the controller stays below 256 MiB and copies the images of others",
             run: || on_one_thread(|| async { attack(oversized_chart_index().await).await }),
+        },
+        Attack {
+            attacker: "a tenant with its own registry",
+            capabilities: "creates objects in its namespace and controls the responses of its registry",
+            attempt: "several images that follow a policy, each with five million tags in 16 MB",
+            expected: "each reports that there are too many tags",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(listings::equal_tags().await).await }),
+        },
+        Attack {
+            attacker: "a tenant with its own registry",
+            capabilities: "creates objects in its namespace and controls the responses of its registry",
+            attempt: "the tags in thousands of pages, each with a link of 60 KB to the next",
+            expected: "each reports that the link is too long",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(listings::long_links().await).await }),
+        },
+        Attack {
+            attacker: "a tenant with its own registry",
+            capabilities: "creates objects in its namespace and controls the responses of its registry",
+            attempt: "several images, each with five million referrers in 16 MB",
+            expected: "each reports that there are too many referrers",
+            final_state: "the controller stays below 256 MiB and copies the images of others",
+            run: || on_one_thread(|| async { attack(listings::empty_referrers().await).await }),
         },
         Attack {
             attacker: "a tenant with its own registry",

@@ -375,6 +375,12 @@ async fn unusual_yaml_is_accepted() {
             run: || async { a_chart_of_an_index_in_json().await }.boxed(),
         },
         Case {
+            report: "net/http, type Transport (DisableCompression)",
+            input: "an index of charts that the server stores compressed and always sends so",
+            expected: "the chart is found",
+            run: || async { a_compressed_index_of_charts().await }.boxed(),
+        },
+        Case {
             report: "sigs.k8s.io/yaml, func YAMLToJSON (duplicate keys)",
             input: "manifests with a duplicate field, and an anchor",
             expected: "accepted as by kubectl",
@@ -414,8 +420,12 @@ async fn a_chart_of_an_index_with_null_entries() {
 
 /// A chart archive of these files, which Helm itself would write differently.
 fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+    gzip(&tar(files))
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(&tar(files)).unwrap();
+    gzip.write_all(content).unwrap();
     gzip.finish().unwrap()
 }
 
@@ -445,6 +455,20 @@ async fn a_chart_of_an_index_in_json() {
         proxy.host
     );
     folder.text_report(&yaml, &registry.host, &[&registry.host, &proxy.host], &[]);
+}
+
+async fn a_compressed_index_of_charts() {
+    let (registry, file_server) = (TestRegistry::start(Version::V31), FileServer::new().await);
+    let folder = Workspace::new();
+    let content = archive(&[("front/Chart.yaml", "apiVersion: v2\nname: front\nversion: 1.0.0\n")]);
+    file_server.put("/stable/front-1.0.0.tgz", Bytes::from(content));
+    let index = "entries: {front: [{version: 1.0.0, urls: [front-1.0.0.tgz]}]}\n";
+    file_server.put("/stable/index.yaml", gzip(index.as_bytes()));
+    let yaml = format!(
+        "apiVersion: jackal.dev/v1alpha1\nkind: JackalPackage\nmetadata: {{name: shop}}\nspec:\n  version: 1.0.0\n  components:\n  - name: web\n    charts:\n    - {{name: front, version: 1.0.0, namespace: web, url: 'http://{}/stable'}}\n",
+        file_server.host
+    );
+    folder.text_report(&yaml, &registry.host, &[&registry.host, &file_server.host], &[]);
 }
 
 async fn manifests_with_fields_twice() {

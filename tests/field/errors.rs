@@ -8,6 +8,7 @@ use jackal_operator::fault::{Disposition, Fault, Reason};
 use jackal_operator::oci::{Descriptor, Digest, Document, Manifest, media_type};
 use jackal_operator::registry::Registry;
 
+use super::referrer_lists::workspace_with_keys;
 use super::workspace::{CommandResult as _, Workspace, package_of, stderr};
 use super::{Case, check};
 use crate::support::registry::{Options, TestRegistry, Version, plain_client};
@@ -174,6 +175,12 @@ async fn registry_error_messages_are_reported() {
             run: || Box::pin(tag_listing_errors()),
         },
         Case {
+            report: "this operator, before its first release",
+            input: "418 for the manifest of an image that `verify` and `pack` read",
+            expected: "the message says that it cannot be read, not that it cannot be pushed",
+            run: || Box::pin(reading_is_not_pushing()),
+        },
+        Case {
             report: "RFC 5280 section 6.1",
             input: "build to a registry with a certificate of an unknown authority",
             expected: "only our own message on standard error",
@@ -298,6 +305,19 @@ async fn tag_listing_errors() {
         let fault = error.into_read_fault("r/a");
         assert!(fault.message.contains(expected), "{fault}");
         assert!(!fault.message.contains("read-only"), "{fault}");
+    }
+}
+
+async fn reading_is_not_pushing() {
+    let server = ScriptedServer::start(|_: &RecordedRequest| reply(418, &[], "")).await;
+    let (folder, image) = (workspace_with_keys(), format!("{}/app:1", server.host));
+    for arguments in [
+        ["verify", &image, "--key", "cosign.pub"],
+        ["pack", &image, "--output", "app.tar.zst"],
+    ] {
+        let output = folder.run(&[&arguments[..], &["--insecure"]].concat());
+        output.failed(1, &[&format!("cannot read {}/app", server.host), "418"]);
+        assert!(!stderr(&output).contains("push to"), "{}", stderr(&output));
     }
 }
 

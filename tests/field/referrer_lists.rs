@@ -19,7 +19,7 @@ const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const PREDICATE: &str = "dev.sigstore.bundle.predicateType";
 
 /// A workspace with the keys of `tests/signing`.
-fn workspace_with_keys() -> Workspace {
+pub(super) fn workspace_with_keys() -> Workspace {
     let folder = Workspace::new();
     for name in ["cosign.key", "cosign.pub"] {
         let made = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signing/");
@@ -29,7 +29,7 @@ fn workspace_with_keys() -> Workspace {
 }
 
 /// An image `app:1` in a registry of `version`, signed by the key of `workspace`.
-async fn signed(folder: &Workspace, version: Version) -> (TestRegistry, Document) {
+pub(super) async fn signed(folder: &Workspace, version: Version) -> (TestRegistry, Document) {
     let registry = TestRegistry::start(version);
     let repository = registry.repository("app");
     let document = image(&repository, "linux/amd64", noise(1, 1000)).await;
@@ -62,7 +62,7 @@ fn signature_is_found(change: fn(&mut Value)) -> BoxFuture<'static, ()> {
     .boxed()
 }
 
-fn assert_verifies(folder: &Workspace, host: &str) {
+pub(super) fn assert_verifies(folder: &Workspace, host: &str) {
     let output = folder.run(&["verify", &format!("{host}/app:1"), "--insecure", "--key", "cosign.pub"]);
     assert!(output.status.success(), "{}", all_output(&output));
 }

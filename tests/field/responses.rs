@@ -1,11 +1,15 @@
 //! Responses with other statuses and headers than specified, which are understood.
 
+use std::io::Write as _;
+
+use flate2::write::GzEncoder;
 use futures::TryStreamExt as _;
-use jackal_operator::oci::{Digest, Reference};
+use jackal_operator::oci::{Descriptor, Digest, Reference, add_referrer, media_type, referrers_tag};
 use jackal_operator::registry::{Registry, Repository};
 use jackal_operator::source::{ImageSource as _, RegistrySource, RepositoryReader as _};
 use jackal_operator::transfer::RegistryDestination;
 
+use super::referrer_lists::{assert_verifies, signed, workspace_with_keys};
 use super::{Case, check};
 use crate::support::fault_proxy::{Action, FaultProxy, first};
 use crate::support::image::{image, multi_platform, noise, put, stream};
@@ -75,6 +79,18 @@ async fn unusual_success_responses_are_understood() {
             input: "a Location with non-ASCII characters",
             expected: "it is followed",
             run: || Box::pin(location_with_non_ascii_characters()),
+        },
+        Case {
+            report: "quay/quay#1310",
+            input: "manifests and tags that the server compresses by gzip",
+            expected: "they are read, and every request asks for content as it is",
+            run: || Box::pin(compressed_documents()),
+        },
+        Case {
+            report: "google/go-containerregistry#1697",
+            input: "a listed referrer that is an artifact manifest, beside the signature",
+            expected: "the signature is found",
+            run: || Box::pin(unreadable_referrer()),
         },
         Case {
             report: "kubernetes/registry.k8s.io#333",
@@ -235,6 +251,80 @@ async fn concurrently_stored_blob() {
         let stored = repository.upload(known, None, stream(content)).await;
         assert_eq!(stored.unwrap(), (digest, 300_000));
     }
+}
+
+async fn compressed_documents() {
+    let registry = TestRegistry::start(Version::V31);
+    let document = image(&registry.repository("a"), "linux/amd64", noise(1, 1000)).await;
+    let raw = document.raw.clone();
+    let server = ScriptedServer::start(move |request: &RecordedRequest| {
+        let content = match request.path.contains("/tags/list") {
+            true => br#"{"name":"a","tags":["1"]}"#.as_slice(),
+            false => &raw,
+        };
+        let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::default());
+        // What follows is not the manifest any more.
+        let longest = match request.path.ends_with("/long") {
+            true => vec![b' '; 8 << 20],
+            false => Vec::new(),
+        };
+        gzip.write_all(&[content, &longest].concat()).unwrap();
+        let mut content = gzip.finish().unwrap();
+        if request.path.ends_with("/cut") {
+            content.truncate(50);
+        }
+        reply(
+            200,
+            &[("content-encoding", "gzip"), ("content-type", media_type::OCI_MANIFEST)],
+            content,
+        )
+    })
+    .await;
+    let repository = client(&server.host).repository("a");
+    assert_eq!(repository.manifest("1").await.unwrap(), Some(document));
+    assert_eq!(repository.tags(10).await.unwrap(), Some(vec!["1".to_owned()]));
+    for tag in ["long", "cut"] {
+        let error = repository.manifest(tag).await.unwrap_err().to_string();
+        assert!(
+            error.contains("the response is compressed, and is damaged or longer"),
+            "{error}"
+        );
+    }
+    let asked = |request: RecordedRequest| request.headers.get("accept-encoding").cloned();
+    assert!(
+        server
+            .requests()
+            .into_iter()
+            .map(asked)
+            .all(|asked| asked.as_deref() == Some("identity"))
+    );
+}
+
+async fn unreadable_referrer() {
+    let folder = workspace_with_keys();
+    let (registry, document) = signed(&folder, Version::V31).await;
+    let repository = registry.repository("app");
+    let artifact = r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","artifactType":"a/b","blobs":[]}"#;
+    let entry = Descriptor::new(
+        "application/vnd.oci.artifact.manifest.v1+json",
+        Digest::of(artifact.as_bytes()),
+        1,
+    );
+    let tag = referrers_tag(document.digest());
+    let listing = repository.manifest(&tag).await.unwrap();
+    let listing = add_referrer(listing.as_ref(), &entry).unwrap().unwrap();
+    let listing = String::from_utf8(listing.raw.to_vec()).unwrap();
+    // The registry stores neither of them.
+    let proxy = FaultProxy::to(&registry.host, move |request| {
+        let answer =
+            |kind: &str, body: &str| Action::Answer(200, vec![("Content-Type", kind.to_owned())], body.to_owned());
+        match request.path.rsplit_once('/') {
+            Some((_, name)) if name == tag => answer(media_type::OCI_INDEX, &listing),
+            Some((_, name)) if name == entry.digest.as_str() => answer(&entry.media_type, artifact),
+            _ => Action::Pass,
+        }
+    });
+    assert_verifies(&folder, &proxy.host);
 }
 
 async fn invalid_digest_header() {

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use crate::archive::{Packages, digests, tags};
 use crate::support::image::noise;
 use crate::support::registry::{TestRegistry, Version};
+use crate::support::wait::SOON;
 use crate::support::workspace::{CommandResult as _, Workspace, stderr, stdout};
 
 const LIST: &str = "shop.tar.zst.part000";
@@ -323,8 +326,47 @@ async fn flags_that_cannot_be_used_are_refused_before_anything_is_read() {
     run("repair shop.tar.zst.part001").failed(2, &["is not a list of parts"]);
     run("join shop.tar.zst.part000 --output a").failed(2, &["shop.tar.zst.part000 is missing"]);
     run("verify shop.tar.zst").failed(2, &["shop.tar.zst: the file is damaged"]);
-    run("verify shop.tar.zst --key a.pub").failed(2, &["leave them out for a file"]);
+    run("verify shop.tar.zst --key a.pub").failed(2, &["cannot read a.pub"]);
     run("verify example.com/a:1").failed(2, &["name the keys or the identity"]);
     assert_eq!(files(&workspace, "shop.tar.zst").len(), 1);
-    assert!(files(&workspace, ".jackal").is_empty());
+    assert!(files(&workspace, ".").is_empty());
+}
+
+/// The temporary files of the parts of `big.tar.zst`.
+fn temporary(workspace: &Workspace) -> Vec<String> {
+    let names = fs::read_dir(workspace.path(".")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(".big.tar.zst.")).collect()
+}
+
+#[test]
+fn what_a_killed_process_left_is_removed_by_the_next() {
+    let workspace = Workspace::new();
+    let big = fs::File::create(workspace.path("big.tar.zst")).unwrap();
+    big.set_len(1 << 30).unwrap();
+    let split = ["split", "big.tar.zst", "--max-part-size", "2Mi", "--parity", "1"];
+    let mut process = Command::new(env!("CARGO_BIN_EXE_jackal-operator"))
+        .args(split)
+        .current_dir(workspace.path("."))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + SOON;
+    while temporary(&workspace).len() < 4 {
+        assert!(
+            process.try_wait().unwrap().is_none() && Instant::now() < deadline,
+            "no parts are written"
+        );
+    }
+    // SIGKILL.
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let left = temporary(&workspace);
+    assert!(left.len() >= 4, "{left:?}");
+    assert!(!workspace.path("big.tar.zst.part000").exists());
+    big.set_len(6 << 20).unwrap();
+    workspace.run(&split).succeeded();
+    assert_eq!(temporary(&workspace), Vec::<String>::new());
+    // The list and its copy, three parts, and the parity part.
+    assert_eq!(files(&workspace, "big.tar.zst.pa").len(), 6);
 }

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use crate::archive::{Packages, digests, tags};
 use crate::signing::signing_file;
-use crate::support::image::{noise, push, put};
-use crate::support::process::output;
+use crate::support::image::{push, put};
+use crate::support::process::{output, run};
 use crate::support::program;
 use crate::support::registry::{TestRegistry, Version};
-use crate::support::workspace::{CommandResult as _, stderr};
+use crate::support::workspace::{CommandResult as _, all_output, stderr};
 
 /// Packages whose workspace has keys.
 async fn packages() -> Packages {
@@ -45,6 +45,17 @@ async fn changed(packages: &Packages, path: &str, content: &[u8]) -> String {
     let changed = Document::parse(None, serde_json::to_vec(&json).unwrap().into()).unwrap();
     put(&repository, &changed, None).await;
     format!("{}/shop@{}", packages.registry.host, changed.digest())
+}
+
+/// The digest of a layer of the package's image.
+async fn layer(packages: &Packages) -> Digest {
+    let repository = packages.registry.repository("team/app");
+    let mut document = repository.manifest("1").await.unwrap().unwrap();
+    if let Some(index) = document.index() {
+        let digest = index.manifests[0].digest.to_string();
+        document = repository.manifest(&digest).await.unwrap().unwrap();
+    }
+    document.manifest().unwrap().layers[0].digest.clone()
 }
 
 #[tokio::test]
@@ -89,6 +100,9 @@ async fn a_package_that_is_not_signed_as_required_is_not_loaded() {
         let flags = ["--to", &to.host, "--insecure"];
         let from_disk = workspace.run(&[&["load", file], &flags[..], key].concat());
         from_disk.failed(2, &[words, "Nothing is published"]);
+        let verified = workspace.run(&[&["verify", file], &key[..]].concat());
+        verified.failed(2, &[file, words]);
+        assert!(!all_output(&verified).contains("published"));
         // Nothing at all was sent.
         assert_eq!(to.client().repositories().await.unwrap(), Vec::<String>::new());
     }
@@ -106,7 +120,7 @@ async fn a_package_that_is_not_signed_as_required_is_not_loaded() {
         let repository = to.repository(&format!("{file}/shop"));
         assert_eq!(repository.tags(10).await.unwrap().unwrap(), Vec::<String>::new());
         // It ended before the first layer.
-        let layer = Digest::of(&noise(1, 200_000));
+        let layer = layer(&packages).await;
         assert_eq!(repository.head_blob(&layer).await.unwrap(), None);
     }
     assert!(tags(&to).await.is_empty());
@@ -154,6 +168,45 @@ async fn a_package_that_is_not_signed_as_required_is_not_loaded() {
         .pack(&packages.reference, "less.tar.zst", &["--have", "have.json"])
         .succeeded();
     workspace.run(&less).succeeded();
+}
+
+#[tokio::test]
+async fn verify_requires_signatures_of_whole_files_and_of_parts() {
+    let packages = packages().await;
+    let workspace = &packages.workspace;
+    let list = "parts.tar.zst.part000";
+    let pack = || {
+        packages.pack(&packages.reference, "whole.tar.zst", &[]).succeeded();
+        let parts = ["--max-part-size", "100Ki"];
+        packages.pack(&packages.reference, "parts.tar.zst", &parts).succeeded();
+    };
+    pack();
+    for file in ["whole.tar.zst", list] {
+        let verified = workspace.run(&["verify", file, "--key", "cosign.pub"]);
+        verified.failed(2, &[file, "not signed as required", "has no signature"]);
+        workspace.run(&["verify", file]).succeeded();
+    }
+    signed(&packages);
+    pack();
+    for file in ["whole.tar.zst", list] {
+        let verified = workspace.run(&["verify", file, "--key", "cosign.pub", "--output", "json"]);
+        verified.succeeded();
+        let report: Value = serde_json::from_slice(&verified.stdout).unwrap();
+        assert_eq!(report["signed"], true);
+        let text = workspace.run(&["verify", file, "--key", "p384.pub", "--key", "cosign.pub"]);
+        assert!(all_output(&text).contains("is sound and signed as required"));
+        let other = workspace.run(&["verify", file, "--key", "p384.pub"]);
+        other.failed(2, &[file, "it was not made with the ECDSA P-384 key"]);
+    }
+    let part = workspace.run(&["verify", "parts.tar.zst.part001", "--key", "cosign.pub"]);
+    part.failed(2, &["a part alone has no signature; verify parts.tar.zst.part000"]);
+    // The signature says nothing of content that was damaged afterwards.
+    let path = workspace.path("parts.tar.zst.part002");
+    let mut content = std::fs::read(&path).unwrap();
+    content[70_000] ^= 1;
+    std::fs::write(&path, content).unwrap();
+    let damaged = workspace.run(&["verify", list, "--key", "cosign.pub"]);
+    damaged.failed(2, &["part002"]);
 }
 
 #[tokio::test]
@@ -272,4 +325,33 @@ async fn a_receipt_says_what_was_loaded() {
     let left = std::fs::read_dir(workspace.path(".")).unwrap();
     let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!(left.into_iter().all(|name| !name.ends_with(".partial")));
+}
+
+#[tokio::test]
+async fn what_an_unsigned_package_leaves_out_is_not_mounted() {
+    let packages = packages().await;
+    let workspace = &packages.workspace;
+    let layer = layer(&packages).await;
+    // Somebody else's repository at the site has the layer.
+    let to = TestRegistry::start(Version::V31);
+    let (from, others) = (
+        format!("{}/team/app:1", packages.registry.host),
+        format!("{}/others/app:1", to.host),
+    );
+    run(program("JACKAL_BIN_CRANE"), &["copy", "--insecure", &from, &others]);
+    let flags = ["inventory", &to.host, "--insecure", "--output", "have.json"];
+    workspace.run(&flags).succeeded();
+    packages
+        .pack(&packages.reference, "less.tar.zst", &["--have", "have.json"])
+        .succeeded();
+    let bytes = std::fs::read(workspace.path("less.tar.zst")).unwrap();
+    let prefix = format!("{}/team", to.host);
+    let flags = ["load", "-", "--to", &prefix, "--insecure", "--key", "cosign.pub"];
+    let piped = workspace.run_with(&flags, &bytes);
+    piped.failed(2, &["is not signed as required"]);
+    let repository = to.repository("team/shop");
+    assert_eq!(repository.head_blob(&layer).await.unwrap(), None);
+    let flags = ["load", "-", "--to", &prefix, "--insecure"];
+    workspace.run_with(&flags, &bytes).succeeded();
+    assert!(repository.head_blob(&layer).await.unwrap().is_some());
 }

@@ -1,4 +1,4 @@
-//! The commands of docs/air-gap.md, run as they are printed there.
+//! The commands of docs/air-gap.md and of the quickstart without a cluster, run as they are printed there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,9 +9,11 @@ use crate::support::workspace::{Workspace, all_output};
 
 const PAGE: &str = include_str!("../../docs/air-gap.md");
 
-/// The commands of the page, in their order.
-fn commands() -> Vec<&'static str> {
-    let blocks = PAGE.split("```sh\n").skip(1);
+const README: &str = include_str!("../../README.md");
+
+/// The commands of a page, in their order.
+fn commands(page: &'static str) -> Vec<&'static str> {
+    let blocks = page.split("```sh\n").skip(1);
     blocks.map(|block| block.split_once("```").unwrap().0).collect()
 }
 
@@ -26,7 +28,8 @@ fn script(text: &str, connected: &TestRegistry, site: &TestRegistry) -> String {
 jackal-operator() {{
   case $1 in
     build) "{program}" "$@" --insecure-registry {connected} ;;
-    pack | load | inventory) "{program}" "$@" --insecure ;;
+    pack) "{program}" "$@" --insecure --insecure-registry {connected} ;;
+    load | inventory) "{program}" "$@" --insecure ;;
     *) "{program}" "$@" ;;
   esac
 }}
@@ -34,6 +37,16 @@ mkdir -p parts
 {hosts}"#,
         connected = connected.host
     )
+}
+
+/// Runs each of `commands` in `workspace`.
+fn run(commands: &[&str], workspace: &Workspace, connected: &TestRegistry, site: &TestRegistry) {
+    for text in commands {
+        let script = script(text, connected, site);
+        let shell = Path::new("/bin/bash");
+        let output = workspace.command_of(shell, &["-c", &script]).output().unwrap();
+        assert!(output.status.success(), "{text}: {}", all_output(&output));
+    }
 }
 
 /// The digests of the images and packages at the site, by their names.
@@ -54,18 +67,23 @@ async fn every_command_of_the_air_gap_page_works() {
     let (connected, site) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
     let (image, _) = multi_platform(&connected.repository("shop/web"), "1.4.0").await;
     let workspace = Workspace::new();
-    let commands = commands();
+    let commands = commands(PAGE);
     assert!(commands.len() >= 8, "{}", commands.len());
-    for text in commands {
-        let script = script(text, &connected, &site);
-        let output = workspace
-            .command_of(Path::new("/bin/bash"), &["-c", &script])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{text}: {}", all_output(&output));
-    }
+    run(&commands, &workspace, &connected, &site);
     let found = digests(&site).await;
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
     assert_eq!(names, ["shop/web:1.4.0", "shop:1.4.0", "shop:1.5.0"]);
     assert_eq!(found["shop/web:1.4.0"], image.digest().to_string());
+}
+
+#[tokio::test]
+async fn the_quickstart_without_a_cluster_works() {
+    let (connected, site) = (TestRegistry::start(Version::V31), TestRegistry::start(Version::V31));
+    let (image, _) = multi_platform(&connected.repository("shop/web"), "1.4.0").await;
+    let commands = commands(README);
+    assert_eq!(commands.len(), 2);
+    run(&commands, &Workspace::new(), &connected, &site);
+    let found = digests(&site).await;
+    assert_eq!(found["shop/web:1.4.0"], image.digest().to_string());
+    assert!(found.contains_key("shop:1.4.0"));
 }

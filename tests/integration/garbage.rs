@@ -312,10 +312,8 @@ async fn a_killed_run_is_continued() {
         pusher.blob(blob).await;
     }
     pusher.manifest(&second.1).await.unwrap();
-    assert_eq!(
-        collect(&workspace, &registry, &["--quarantine=0s"])["deleted"]["blobs"],
-        4
-    );
+    let report = collect(&workspace, &registry, &["--quarantine=0s"]);
+    assert_eq!(report["deleted"]["blobs"], 4, "{report}");
     let digest = Digest::of(second.1.as_bytes());
     pull_and_verify(&registry.host, "team/app", digest.as_str()).await;
     assert!(!pusher.has(&Digest::of(&first.0[1])).await);

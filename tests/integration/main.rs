@@ -4,9 +4,11 @@
 
 mod archive;
 mod archive_definition;
+mod archive_differential;
 mod archive_formats;
 mod archive_have;
 mod archive_inspect;
+mod archive_memory;
 mod archive_pack;
 mod archive_parts;
 mod archive_resume;
@@ -25,6 +27,7 @@ mod containerd;
 #[path = "../crash/mod.rs"]
 mod crash;
 mod docker;
+mod examples;
 #[path = "../faults/mod.rs"]
 mod faults;
 #[path = "../field/mod.rs"]
@@ -33,7 +36,9 @@ mod garbage;
 mod gitops;
 mod invalid_input;
 mod node_proxy;
+mod node_proxy_connections;
 mod package;
+mod plugin;
 mod registry;
 mod sbom;
 mod shutdown;

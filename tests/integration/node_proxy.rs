@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 
 use crate::containerd::node::Node;
 use crate::docker::engines::DockerEngine;
-use crate::support::fault_proxy::{Action, FaultProxy};
 use crate::support::image::{multi_platform, noise, of_layer, put};
 use crate::support::independent::pull_and_verify;
 use crate::support::install_tls;
@@ -25,17 +24,17 @@ use crate::support::workspace::Workspace;
 const LOGIN: (&str, &str) = ("reader", "secret");
 
 /// A running proxy.
-struct Proxy {
+pub struct Proxy {
     port: u16,
     health: String,
-    server: Server,
+    pub server: Server,
     workspace: Workspace,
     log: PathBuf,
 }
 
 impl Proxy {
     /// A proxy for `registry`, with its authority and a login if it demands these.
-    async fn of(registry: &TestRegistry, options: Options) -> Self {
+    pub async fn of(registry: &TestRegistry, options: Options) -> Self {
         let workspace = Workspace::new();
         let mut arguments = vec![format!("--registry={}", registry.host)];
         match options.tls {
@@ -54,7 +53,7 @@ impl Proxy {
         proxy
     }
 
-    fn start(workspace: Workspace, port: u16, more: Vec<String>) -> Self {
+    pub fn start(workspace: Workspace, port: u16, more: Vec<String>) -> Self {
         let health = format!("127.0.0.1:{}", unused_port());
         let own = [
             format!("--port={port}"),
@@ -77,7 +76,7 @@ impl Proxy {
         }
     }
 
-    fn host(&self) -> String {
+    pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
@@ -90,7 +89,7 @@ impl Proxy {
         }
     }
 
-    async fn ready(&self) {
+    pub async fn ready(&self) {
         eventually(SOON, "the proxy is ready", async || {
             self.readiness()
                 .await
@@ -103,7 +102,7 @@ impl Proxy {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    async fn request(&self, method: Method, scheme: &str, path: &str, fields: &[(&str, &str)]) -> Response {
+    pub async fn request(&self, method: Method, scheme: &str, path: &str, fields: &[(&str, &str)]) -> Response {
         let mut request = client().request(method, format!("{scheme}://{}{path}", self.host()));
         for (name, value) in fields {
             request = request.header(*name, *value);
@@ -111,12 +110,12 @@ impl Proxy {
         request.send().await.unwrap()
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub async fn get(&self, path: &str) -> Response {
         self.request(Method::GET, "http", path, &[]).await
     }
 
     /// What it answers to these bytes until it closes the connection.
-    fn raw(&self, request: &str) -> String {
+    pub fn raw(&self, request: &str) -> String {
         let mut stream = TcpStream::connect(self.host()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(50))).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -157,7 +156,7 @@ async fn code(response: Response) -> (u16, String) {
     (status, body["errors"][0]["code"].as_str().unwrap().to_owned())
 }
 
-const SECURE: Options = Options {
+pub const SECURE: Options = Options {
     login: Some(LOGIN),
     tls: true,
 };
@@ -300,72 +299,6 @@ async fn blobs_have_ranges_and_heads() {
     }
 }
 
-// The recorder runs in this process, and the client blocks.
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_but_the_request_reaches_the_registry() {
-    let registry = TestRegistry::start(Version::V31);
-    let recorder = FaultProxy::to(&registry.host, |_| Action::Pass);
-    let workspace = Workspace::new();
-    let arguments = vec![format!("--registry={}", recorder.host), "--plain-http".to_owned()];
-    let proxy = Proxy::start(workspace, unused_port(), arguments);
-    proxy.ready().await;
-    let second = "GET /v2/hidden/tags/list HTTP/1.1\r\nHost: a\r\n\r\n";
-    let chunk = format!("{:x}\r\n{second}\r\n0\r\n\r\n", second.len());
-    let sent = [
-        // Both lengths: each could hide the second request from one side.
-        format!("GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"),
-        format!(
-            "GET /v2/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: {}\r\n\r\n{second}",
-            second.len()
-        ),
-        format!(
-            "GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{second}",
-            second.len()
-        ),
-        format!(
-            "GET /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: {}\r\n\r\n{second}",
-            second.len()
-        ),
-        format!("GET /v2/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n{chunk}"),
-        format!("GET /v2/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding : chunked\r\n\r\n{chunk}"),
-        format!(
-            "POST /v2/ HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{second}",
-            second.len()
-        ),
-        format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n{second}", registry.host),
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
-    ];
-    for request in &sent {
-        let answer = proxy.raw(request);
-        let responses = answer.matches("HTTP/1.1 ").count();
-        let refused = answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 405 ") || answer.is_empty();
-        assert!(refused && responses <= 1, "{request:?}: {answer}");
-    }
-    for target in [
-        format!("http://{}/v2/", registry.host),
-        "http://example.com/v2/".to_owned(),
-    ] {
-        let answer = proxy.raw(&format!(
-            "GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        ));
-        assert!(
-            answer.starts_with("HTTP/1.1 400 ") && answer.contains("remove it from HTTP_PROXY"),
-            "{answer}"
-        );
-    }
-    assert_eq!(recorder.requests().len(), 0, "{:?}", recorder.requests());
-    let upgrade = "GET /v2/ HTTP/1.1\r\nHost: evil\r\nConnection: upgrade, close, X-Drop\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\
-                   X-Drop: 1\r\nX-Forwarded-Host: evil\r\nUser-Agent: test\r\nAccept: a/b\r\n\r\n";
-    let answer = proxy.raw(upgrade);
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let requests = recorder.requests();
-    assert_eq!((requests.len(), &*requests[0].path), (1, "/v2/"));
-    let mut names: Vec<&str> = requests[0].headers.keys().map(String::as_str).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["accept", "host", "user-agent"]);
-    assert_eq!(requests[0].headers["host"], recorder.host);
-}
-
 #[tokio::test]
 async fn a_registry_that_starts_is_waited_for() {
     let registry = TestRegistry::start(Version::V31);
@@ -436,65 +369,6 @@ async fn renewed_credentials_and_authorities_are_used() {
     );
     proxy.workspace.write("ca.crt", registry.authority());
     becomes(200).await;
-}
-
-/// The largest resident memory of a process in bytes.
-fn peak_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
-
-#[tokio::test]
-async fn slow_clients_and_large_blobs_take_bounded_memory() {
-    let registry = TestRegistry::start_with(Version::V31, SECURE);
-    let content = noise(9, 100_000_000);
-    let repository = registry.repository("team/large");
-    let image = of_layer(&repository, "linux/amd64", &content).await;
-    put(&repository, &image, Some("1")).await;
-    let digest = image.manifest().unwrap().layers[0].digest.clone();
-    let mut proxy = Proxy::of(&registry, SECURE).await;
-    assert_eq!(proxy.get("/v2/").await.status(), StatusCode::OK);
-    let before = peak_memory(proxy.server.id());
-    let request = format!("GET /v2/team/large/blobs/{digest} HTTP/1.1\r\nHost: a\r\n\r\n");
-    let begun = || {
-        let mut stream = TcpStream::connect(proxy.host()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut start = [0; 15];
-        stream.read_exact(&mut start).unwrap();
-        assert_eq!(&start, b"HTTP/1.1 200 OK");
-        stream
-    };
-    let idle: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(proxy.host()).unwrap()).collect();
-    let slow: Vec<TcpStream> = (0..20).map(|_| begun()).collect();
-    for scheme in ["http", "https"] {
-        let whole = proxy
-            .request(Method::GET, scheme, &format!("/v2/team/large/blobs/{digest}"), &[])
-            .await;
-        assert_eq!(Digest::of(&whole.bytes().await.unwrap()), digest);
-    }
-    let grown = peak_memory(proxy.server.id()) - before;
-    // A tenth of what the clients asked for would be 200 MB.
-    assert!(grown < 60 << 20, "{} MiB", grown >> 20);
-    drop((idle, slow));
-    // A stop lets a response end.
-    let mut last = begun();
-    proxy.server.signal("TERM");
-    let mut rest = Vec::new();
-    last.read_to_end(&mut rest).unwrap();
-    let head = rest.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-    assert_eq!(Digest::of(&rest[head..]), digest);
-    drop(last);
-    let deadline = Instant::now() + SOON;
-    let status = loop {
-        if let Some(status) = proxy.server.ended() {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "it does not end");
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    assert_eq!(status.code(), Some(0));
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ zarf_steps() {
   check 'pack: zarf reads, mirrors and publishes the file' zarf_reads_packed
   check 'pack of a definition: zarf reads and mirrors the file' zarf_reads_definition
   check 'pack --max-part-size: zarf reads and mirrors the parts' zarf_reads_parts
+  check 'pack --have --zarf: zarf reads and mirrors a package without images that the site has' zarf_reads_differential
   check 'zarf package inspect manifests, values-files: what a component holds beside images' zarf_inspects_component
   check 'zarf package verify: an unsigned package' zarf_verifies
   check 'zarf package mirror-resources: images into a registry, where we put them and with our digests' zarf_mirrors
@@ -118,6 +119,36 @@ zarf_reads_parts() {
     --registry-push-username someone --registry-push-password something
   check_images "$OLD/parts" zarf
   note "$(find kept -name '*.part[0-9]*' | wc -l) files that zarf counts, $(find kept -name '*.parity*' | wc -l) that it does not"
+}
+
+# The site has what zarf_mirrors brought there but for one image.
+zarf_reads_differential() {
+  local all=zarf-package-interop-amd64-1.0.0.tar.zst less=less/zarf-package-interop-amd64-1.0.0.tar.zst image left
+  ours pack "$DEST/interop:1.0.0" --insecure --output "$all"
+  zarf package mirror-resources "$all" --components '*' --images --confirm --registry-url "$OLD/site" \
+    --registry-push-username someone --registry-push-password something
+  ours inventory "$OLD/site" --insecure --output site.json
+  # Without the repository of one image.
+  jq -c 'del(.repositories[] | select(.repository | test("app/multi")))' site.json >have.json
+  mkdir less
+  ours pack "$DEST/interop:1.0.0" --insecure --have have.json --zarf --output "$less" --format json >report.json
+  left="$(jq '.omittedImages | length' report.json)"
+  [ "$left" -gt 0 ] || fail "nothing is left out: $(cat report.json)"
+  zarf package inspect definition "$less" >definition.yaml
+  same 'the mark of a differential package' true "$(field definition.yaml .build.differential)"
+  zarf package inspect images "$less" >images.txt
+  for image in $(jq -r '.omittedImages[]' report.json); do
+    if grep -qF "${image##*/}" images.txt; then fail "$image is not left out: $(cat images.txt)"; fi
+  done
+  mkdir package
+  tar --zstd -C package -xf "$less"
+  check_package package zarf.yaml
+  [ "$(stat -c %s "$less")" -lt "$(stat -c %s "$all")" ] || fail 'it is not shorter'
+  zarf package mirror-resources "$less" --components '*' --images --confirm --registry-url "$OLD/site2" \
+    --registry-push-username someone --registry-push-password something
+  crane ls "$OLD/site2/app/multi" >tags.txt
+  grep -q -- -zarf- tags.txt
+  note "$left images are left out, $(grep -c . images.txt) lines of images stay"
 }
 
 zarf_inspects_component() {

@@ -38,7 +38,8 @@ matchConditions:
 - name: images
   expression: >-
     has(object.spec.components) ?
-    object.spec.components.map(component, has(component.images) ? component.images : []) : [[object.spec]]
+    object.spec.components.map(component, has(component.images) ? component.images : []) :
+    has(object.spec.from) ? [] : [[object.spec]]
 {{- end -}}
 
 {{- define "jackal-operator.binding" -}}

@@ -155,6 +155,7 @@ mod tests {
         assert_eq!(nullable("status"), Vec::<String>::new());
         let spec = nullable("spec");
         for field in [
+            "spec.components",
             "spec.components[].images",
             "spec.platforms",
             "spec.description",
@@ -162,13 +163,7 @@ mod tests {
         ] {
             assert!(spec.iter().any(|path| path == field), "{field}");
         }
-        for field in [
-            "spec.components",
-            "spec.registry",
-            "spec.suspend",
-            "spec.referrers",
-            "spec.image",
-        ] {
+        for field in ["spec.registry", "spec.suspend", "spec.referrers", "spec.image"] {
             assert!(!spec.iter().any(|path| path == field), "{field}");
         }
     }

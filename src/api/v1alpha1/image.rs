@@ -10,6 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::archive::ImageOrigin;
 use super::common::{
     DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, WrittenRepository,
     null_as_default,
@@ -18,7 +19,7 @@ use super::display;
 use super::package::ImagePolicy;
 use super::period::Period;
 use super::verification::VerifySpec;
-use crate::oci::{Compression, Naming, ReferrersPolicy};
+use crate::oci::{Compression, Naming, Reference, ReferrersPolicy};
 
 /// One image to copy to the registry inside the cluster. A JackalPackage creates one for each of its images; create one
 /// yourself to mirror a single image.
@@ -72,7 +73,8 @@ use crate::oci::{Compression, Naming, ReferrersPolicy};
     validation = Rule::new("!(has(self.nodeName) && has(self.nodeSelector))").message("nodeName and nodeSelector are mutually exclusive: set one of them"),
     validation = Rule::new("!(has(self.nodeName) || has(self.nodeSelector)) || (has(self.source) && self.source != 'Registry')").message("nodeName and nodeSelector select the node whose engine is read: set source: Docker or Containerd, or remove them"),
     validation = Rule::new("!has(self.policy) || !has(self.source) || self.source == 'Registry'").message("policy selects a tag of a registry: set source: Registry, or remove policy"),
-    validation = Rule::new("!has(self.policy) || !self.image.matches('[:@][^/]*$')").message("policy selects the tag: remove tag and digest from image, or remove policy")
+    validation = Rule::new("!has(self.policy) || !self.image.matches('[:@][^/]*$')").message("policy selects the tag: remove tag and digest from image, or remove policy"),
+    validation = Rule::new("!has(self.from) || !(has(self.policy) || has(self.verify) || has(self.platforms) || has(self.source) && self.source != 'Registry')").message("from reads the whole image from an archive: remove source, policy, platforms and verify")
 )]
 pub struct JackalImageSpec {
     /// The image, as a pod would name it: `[registry/]repository[:tag][@digest]`.
@@ -81,6 +83,9 @@ pub struct JackalImageSpec {
     /// Where the image is read from.
     #[serde(default)]
     pub source: SourceKind,
+    /// Reads the image from an archive, instead of the registry that its name says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<ImageOrigin>,
     /// The node whose engine the image is read from. Default: any node that runs the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -151,6 +156,12 @@ pub struct JackalImageSpec {
 }
 
 impl JackalImageSpec {
+    /// What is read from a registry: the image, or the archive that has it. None if that is not a valid reference.
+    pub fn source_reference(&self) -> Option<Reference> {
+        let image = self.from.as_ref().map_or(&self.image, |origin| &origin.archive.oci);
+        image.parse().ok()
+    }
+
     /// Whether the image may be read from the engine of the node with this name and labels.
     pub fn selects(&self, node: &str, labels: &BTreeMap<String, String>) -> bool {
         let named = self.node_name.as_ref().is_none_or(|name| name == node);

@@ -1,5 +1,6 @@
 //! Version `v1alpha1`: [`JackalPackage`], which users write, and [`JackalImage`], one image for one destination.
 
+mod archive;
 mod common;
 #[cfg(test)]
 mod compat;
@@ -13,6 +14,7 @@ mod package_status;
 mod period;
 mod verification;
 
+pub use archive::{ArchiveSource, ArchivedImage, ImageOrigin, PackageOrigin};
 pub use common::{
     DeletionPolicy, ImagePatterns, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec,
     WrittenRepository,

@@ -11,6 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::archive::{ArchivedImage, PackageOrigin};
 use super::common::{
     DeletionPolicy, LocalReference, NamingPolicy, RegistrySpec, SourceKind, SourceRegistrySpec, null_as_default,
 };
@@ -66,10 +67,17 @@ const NAME_LIMIT: u32 = 1024;
     )
 )]
 #[x_kube(
-    validation = Rule::new("has(self.version) != has(self.versionFrom)").message("set exactly one of version and versionFrom")
+    validation = Rule::new("has(self.from) || has(self.version) != has(self.versionFrom)").message("set exactly one of version and versionFrom"),
+    validation = Rule::new("has(self.from) || has(self.components)").message("set components, or from for a package that was built elsewhere"),
+    validation = Rule::new("!has(self.from) || !(has(self.version) || has(self.versionFrom) || has(self.components) || has(self.description) || has(self.sbom) || has(self.differentialFrom) || has(self.signing))").message("a package from an archive is copied unchanged: remove version, versionFrom, components, description, sbom, differentialFrom and signing"),
+    validation = Rule::new("!has(self.from) || !has(self.verify) || self.verify.all(entry, !has(entry.images))").message("verify applies to the whole package if it comes from an archive: remove verify[].images")
 )]
 pub struct JackalPackageSpec {
-    /// The version of the package, which is the tag of its artifact. Set either this or `versionFrom`.
+    /// Takes a package that was built elsewhere, instead of building one: it has the version, components and images. Its name must be
+    /// the name of this object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PackageOrigin>,
+    /// The version of the package, which is the tag of its artifact. Set either this or `versionFrom`, or `from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z0-9_][A-Za-z0-9._-]*$')").message("version is the tag of the artifact: use only letters, digits, '.', '_' and '-' (registries do not allow '+')"))]
@@ -81,11 +89,13 @@ pub struct JackalPackageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub description: Option<String>,
-    /// The architecture that the package declares, such as `arm64`. Default: amd64.
+    /// The architecture that the package declares, such as `arm64`. Default: amd64. With `from`, the architecture to take if the
+    /// archive has packages for several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), regex(pattern = "^[a-z0-9]+$"))]
     pub architecture: Option<String>,
-    /// The components of the package. Their names must be unique.
+    /// The components of the package. Their names must be unique. Set either this or `from`.
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 256))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub components: Vec<ComponentSpec>,
@@ -141,7 +151,8 @@ pub struct JackalPackageSpec {
     /// Signs the package and, optionally, its images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing: Option<SigningSpec>,
-    /// The signatures that images must have at their source. Every entry that matches an image must be satisfied.
+    /// The signatures that images must have at their source. Every entry that matches an image must be satisfied. With `from`, the
+    /// signatures that the package must have in itself.
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub verify: Vec<VerifySpec>,
@@ -207,7 +218,7 @@ impl JackalPackageSpec {
         }
     }
 
-    /// The version; empty if it comes from `versionFrom`.
+    /// The version; empty if it comes from `versionFrom` or from an archive.
     pub fn version(&self) -> &str {
         self.version.as_deref().unwrap_or_default()
     }
@@ -393,6 +404,9 @@ pub struct ImageSpec {
     /// Selects the tag of an image that is named without one. The selection is repeated at each interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<ImagePolicy>,
+    /// The archive that the image of a package with `from` is read from. Not a field of the API: users do not list these images.
+    #[serde(skip)]
+    pub archive: Option<ArchivedImage>,
 }
 
 impl ImageSpec {

@@ -93,6 +93,26 @@ async fn compressed_layers_keep_their_digests() {
 }
 
 #[tokio::test]
+async fn an_image_may_be_listed_twice() {
+    let (path, config) = config(&[b"lower"]);
+    let list = json!([
+        { "Config": path, "RepoTags": ["app:1", "app:1"], "Layers": ["a.tar"] },
+        { "Config": path, "RepoTags": ["app:2", "app:1"], "Layers": ["a.tar"] },
+    ]);
+    let tar = Tar::default()
+        .file(&path, &config)
+        .file("a.tar", b"lower")
+        .file("manifest.json", list.to_string().as_bytes());
+    let archive = open(tar.end()).await.unwrap();
+    let names: Vec<String> = archive
+        .images()
+        .iter()
+        .map(|image| image.name.as_ref().unwrap().to_string())
+        .collect();
+    assert_eq!(names, ["docker.io/library/app:1", "docker.io/library/app:2"]);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named() {
     let (path, config) = config(&[b"lower"]);
     let manifest = |layers: &[&str]| listed(&path, &json!(["app:1"]), layers);

@@ -110,7 +110,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// What the inventory `text` says of the blobs `wanted`. Nothing else of it is kept.
+/// What the inventory `text` says of the blobs and manifests `wanted`. Nothing else of it is kept.
 ///
 /// # Errors
 /// A stalled fault, where it is not an inventory of this version.
@@ -187,12 +187,26 @@ impl<'de> Visitor<'de> for Repositories<'_, '_> {
         #[derive(Deserialize)]
         struct Entry {
             repository: String,
+            tags: BTreeMap<String, Digest>,
+            manifests: Keys,
             blobs: Keys,
         }
         while let Some(entry) = entries.next_element::<Entry>()? {
             if !is_repository(&entry.repository) {
                 let shown: String = entry.repository.chars().take(100).collect();
                 return Err(A::Error::custom(format_args!("{shown:?} is not a repository")));
+            }
+            let tags = entry.tags.into_iter().map(|(tag, digest)| (format!(":{tag}"), digest));
+            let digests = entry
+                .manifests
+                .0
+                .into_iter()
+                .map(|digest| (format!("@{digest}"), digest));
+            for (name, digest) in tags.chain(digests) {
+                if let Some(wanted) = self.wanted.get(&digest) {
+                    let names = self.holdings.names.entry(wanted.clone()).or_default();
+                    names.insert(format!("{}{name}", entry.repository));
+                }
             }
             for digest in entry.blobs.0 {
                 if let Some(wanted) = self.wanted.get(&digest) {
@@ -274,6 +288,12 @@ mod tests {
         ];
         // A manifest is no blob: it cannot be mounted as one.
         assert_eq!(holdings.blobs, expected.into());
+        let manifest = Digest::of(b"manifest");
+        let names = ["team/a", "team/b"].map(|name| [format!("{name}:1"), format!("{name}@{manifest}")]);
+        assert_eq!(
+            holdings.names,
+            [(manifest, names.concat().into_iter().collect())].into()
+        );
         let empty = inventory(&[]).await;
         assert!(read(&empty, &wanted).unwrap().blobs.is_empty());
     }

@@ -7,7 +7,7 @@
 mod collect;
 mod form;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::oci::Digest;
 
@@ -38,4 +38,6 @@ pub struct Holdings {
     pub registry: String,
     /// The first repository that holds each blob.
     pub blobs: HashMap<Digest, String>,
+    /// The names of each manifest: `repository:tag`, and `repository@digest`.
+    pub names: HashMap<Digest, HashSet<String>>,
 }

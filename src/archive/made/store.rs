@@ -11,10 +11,10 @@ use futures::stream::{self, StreamExt as _};
 use tokio::task::JoinHandle;
 
 use crate::archive::format::{self, SKIPPABLE_HEADER, SeekTable, WRITTEN_CONTENT, stored};
+use crate::archive::frame_content::decode;
 use crate::archive::header::{Header, Packed};
 use crate::archive::order::{PackageFile, files_of};
 use crate::archive::packing::{cannot_compress, too_long};
-use crate::archive::tar_content::decode;
 use crate::archive::write::{Written, cannot_write, frame_of, is_compressed};
 use crate::fault::{Fault, Reason};
 use crate::hashing::BackgroundHasher;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use super::flaws::{Flaw, PartSet, READ, Wrong};
 use super::name::PartName;
 use super::open::PartsFile;
-use super::write::temporary;
+use super::temporary::{WriteLock, temporary};
 use super::{blocking, unwritable};
 use crate::archive::RandomAccess as _;
 use crate::fault::{Fault, Reason};
@@ -32,6 +32,7 @@ pub struct Joined {
 /// # Errors
 /// A fault that names the parts which are missing or damaged, or says that `to` cannot be written.
 pub async fn join_to(archive: &Path, to: &Path, progress: &Progress) -> Result<Joined, Fault> {
+    let _lock = WriteLock::acquire(to)?;
     let (file, temporary) = temporary(to)?;
     let mut out = tokio::fs::File::from_std(file);
     out.set_max_buf_size(READ);

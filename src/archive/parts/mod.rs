@@ -13,6 +13,7 @@ mod list;
 mod name;
 mod open;
 mod repair;
+mod temporary;
 mod write;
 
 #[cfg(test)]

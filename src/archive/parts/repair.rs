@@ -10,7 +10,8 @@ use super::files::PartFile;
 use super::flaws::{Flaw, PartSet, Wrong};
 use super::list::Part;
 use super::name::PartName;
-use super::write::{temporary, write_list};
+use super::temporary::{WriteLock, temporary};
+use super::write::write_list;
 use super::{blocking, unwritable};
 use crate::fault::{Fault, Reason};
 use crate::transfer::Progress;
@@ -31,6 +32,7 @@ pub struct Repaired {
 /// A stalled fault that names the lost parts, where there are more of them than sound parity parts.
 pub async fn repair(archive: &Path, progress: &Progress) -> Result<Repaired, Fault> {
     let set = PartSet::open(archive).await?;
+    let _lock = WriteLock::acquire(archive)?;
     progress.set_total(set.total());
     let flaws = set.verify_all(progress).await?;
     let (foreign, flaws): (Vec<Flaw>, Vec<Flaw>) = flaws.into_iter().partition(|flaw| flaw.wrong == Wrong::Unlisted);

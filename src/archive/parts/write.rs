@@ -13,6 +13,7 @@ use super::files::PartFile;
 use super::flaws::READ;
 use super::list::{PARITY_LIMIT, PARTS_LIMIT, Part, PartList, START};
 use super::name::PartName;
+use super::temporary::{WriteLock, temporary};
 use super::{PART_UNIT, blocking, unwritable};
 use crate::archive::Written;
 use crate::fault::{Fault, Reason};
@@ -29,19 +30,6 @@ pub struct SplitInto {
     pub parity: usize,
 }
 
-/// A file under a temporary name beside its own.
-pub(super) fn temporary(archive: &Path) -> Result<(std::fs::File, TempPath), Fault> {
-    let folder = archive.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    // A temporary file is its owner's alone; what is carried on is read by others.
-    let file = tempfile::Builder::new()
-        .prefix(".jackal-part-")
-        .suffix(".partial")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(folder);
-    Ok(file.map_err(|error| unwritable(archive, error))?.into_parts())
-}
-
 /// The part that is written.
 struct Current {
     file: tokio::fs::File,
@@ -54,6 +42,7 @@ struct Current {
 /// Writes an archive in parts.
 pub struct PartWriter {
     archive: PathBuf,
+    lock: WriteLock,
     into: SplitInto,
     current: Option<Current>,
     parts: Vec<Part>,
@@ -61,10 +50,10 @@ pub struct PartWriter {
 }
 
 impl PartWriter {
-    /// Writes the archive `archive` in parts.
+    /// Writes the archive `archive` in parts. What a killed process left of them is removed.
     ///
     /// # Errors
-    /// A stalled fault, where `into` has too short parts or too many parity parts.
+    /// A stalled fault, where `into` has too short parts or too many parity parts; a retryable one, where another process writes them.
     pub fn new(archive: &Path, into: SplitInto) -> Result<Self, Fault> {
         let unusable = |message: String| Err(Fault::stalled(Reason::InvalidSpec, message));
         let part_size = into.part_size / PART_UNIT * PART_UNIT;
@@ -75,6 +64,7 @@ impl PartWriter {
             return unusable(format!("there can be {PARITY_LIMIT} parity parts at most"));
         }
         Ok(Self {
+            lock: WriteLock::acquire(archive)?,
             archive: archive.to_owned(),
             into: SplitInto { part_size, ..into },
             current: None,
@@ -192,6 +182,7 @@ impl PartWriter {
         files.extend(parity.map(|(at, path)| (PartName::Parity(at + 1), path)));
         Ok(PendingParts {
             archive: self.archive,
+            lock: self.lock,
             list,
             files,
         })
@@ -201,6 +192,7 @@ impl PartWriter {
 /// Parts that are complete, under temporary names. They are deleted unless they are published.
 pub struct PendingParts {
     archive: PathBuf,
+    lock: WriteLock,
     list: PartList,
     files: Vec<(PartName, TempPath)>,
 }
@@ -229,6 +221,7 @@ impl PendingParts {
                 write_list(&archive, PartName::ListCopy, &self.list)?;
             }
             write_list(&archive, PartName::List, &self.list)?;
+            drop(self.lock);
             Ok(self.list)
         })
         .await

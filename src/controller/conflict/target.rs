@@ -64,15 +64,17 @@ impl WriteTarget {
         let naming = spec.naming.explicit().or(resolved).unwrap_or(registry.naming);
         let location = Location::new(&listed, &registry.address, &registry.prefix, naming, spec.plain_tag).ok()?;
         // An image whose source is its own target is never written.
+        let read = spec.source_reference()?;
         let is_own_source = request.source == SourceKind::Registry
+            && request.archived.is_none()
             && request.platforms.is_empty()
             && registry.has_name(listed.registry())
             && location.repository == listed.repository()
             && location.tags.iter().all(|tag| Some(tag.as_str()) == listed.tag());
         // An image that a policy denies is never written either, so it owns no tag.
         let is_denied = request.source == SourceKind::Registry
-            && !registry.has_name(listed.registry())
-            && defaults.policy.check_host(listed.registry(), "image").is_err();
+            && !registry.has_name(read.registry())
+            && defaults.policy.check_host(read.registry(), "image").is_err();
         if is_own_source || is_denied || !is_endpoint_allowed(&spec.registry, defaults, operator_registry) {
             return None;
         }

@@ -1,7 +1,10 @@
 //! What an artifact is built from. No IO.
 
+use std::sync::Arc;
+
 use kube::ResourceExt as _;
 
+use super::super::archived::ResolvedArchive;
 use super::super::summary::Verification;
 use crate::api::v1alpha1::{JackalImage, JackalPackage, PackagedImage, WrittenRepository};
 use crate::fault::{Fault, Reason};
@@ -24,6 +27,8 @@ pub(in crate::controller) struct PublicationRequest {
     pub written_images: Vec<(String, String)>,
     /// What is known of the signatures that the images must have.
     pub verification: Verification,
+    /// The archive that the package comes from.
+    pub archive: Option<Arc<ResolvedArchive>>,
 }
 
 impl PublicationRequest {
@@ -59,8 +64,15 @@ impl PublicationRequest {
 }
 
 /// A digest of all that the artifact depends on beside the package's generation.
-pub(in crate::controller) fn inputs(package: &JackalPackage, images: &[JackalImage]) -> String {
+pub(in crate::controller) fn inputs(
+    package: &JackalPackage,
+    images: &[JackalImage],
+    archive: Option<&ResolvedArchive>,
+) -> String {
     let mut text = package.spec.version().to_owned();
+    if let Some(archive) = archive {
+        text.push_str(&format!("\n{}", archive.inputs()));
+    }
     for image in images {
         let digest = image
             .status

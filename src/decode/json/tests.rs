@@ -90,6 +90,34 @@ fn floats_byte_order_marks_and_trailing_text_are_accepted() {
 }
 
 #[test]
+fn single_surrogates_become_replacement_characters() {
+    for (text, decoded) in [
+        (r"a\ud83d\ude00b", "a\u{1f600}b"),
+        (r"a\uD83D", "a\u{fffd}"),
+        (r"\ude00\ud83d!", "\u{fffd}\u{fffd}!"),
+        (r"\ud83d\ud83d\ude00", "\u{fffd}\u{1f600}"),
+        (r"\\ud83d\u0041\\", r"\ud83dA\"),
+        (r"\ud83d\n", "\u{fffd}\n"),
+    ] {
+        assert_eq!(
+            page(&format!(r#"{{"mediaType":"{text}"}}"#)).media_type,
+            decoded,
+            "{text}"
+        );
+    }
+    assert_eq!(page(r#"{"labels":{"\udc00":"a"}}"#).labels["\u{fffd}"], "a");
+    for bad in [
+        r#"{"mediaType":"\"#,
+        r#"{"mediaType":"\u"#,
+        r#"{"mediaType":"\ud83"}"#,
+        "\\",
+        "\\é",
+    ] {
+        assert!(json::<Page>(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn untyped_values_are_unchanged() {
     let value = literal!({"a": [null, 1.5, {"b": null}], "a b": "c"});
     assert_eq!(page(&literal!({ "any": value }).to_string()).any, value);

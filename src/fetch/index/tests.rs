@@ -66,3 +66,17 @@ fn an_index_of_many_charts_is_read() {
     }
     assert_eq!(find(&text, "c1999", "49.0.0").unwrap().url, "c1999-49.tgz");
 }
+
+#[test]
+fn a_very_long_address_is_refused() {
+    let index = |length: usize| {
+        let url = "x".repeat(length);
+        find(
+            &format!("entries: {{a: [{{version: 1.0.0, urls: [{url}]}}]}}"),
+            "a",
+            "1.0.0",
+        )
+    };
+    assert!(index(ADDRESS).is_ok());
+    assert!(matches!(index(ADDRESS + 1), Err(Missing::Index(why)) if why.contains("4096")));
+}

@@ -247,6 +247,14 @@ fn unsupported_documents_are_rejected() {
     assert!(Document::parse(Some(media_type::OCI_MANIFEST), negative).is_err());
 }
 
+#[test]
+fn sizes_of_any_length_are_added() {
+    let sizes = [3, u64::MAX, u64::MAX - 1].map(|size| Descriptor::new("m", Digest::of(b"x"), size));
+    assert_eq!(total_size(&sizes[..1]), 3);
+    assert_eq!(total_size(&sizes), u64::MAX);
+    assert_eq!(total_size([]), 0);
+}
+
 proptest! {
     #[test]
     fn never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {

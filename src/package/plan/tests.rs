@@ -468,6 +468,7 @@ fn any_image() -> impl Strategy<Value = ImageSpec> {
             node_selector: None,
             platforms,
             policy: None,
+            archive: None,
         }
     })
 }

@@ -227,6 +227,11 @@ fn helpers_are_selected_by_registry() {
             .is_none()
     );
     assert!(parse_helper_response(b"").unwrap().is_none());
+    // Some helpers print news after the answer, and some programs write a shorter file over a longer one.
+    let answer = parse_helper_response(b"{\"Username\":\"u\",\"Secret\":\"p\"}\nAn update is available: 2.0\n");
+    assert_eq!(answer.unwrap().unwrap().username, "u");
+    let keychain = Keychain::parse(br#"{"auths":{"r":{"auth":"dTpw"}}}}}"#).unwrap();
+    assert_eq!(keychain.find("r", "x").unwrap().username, "u");
     assert!(
         parse_helper_response(b"hunter2")
             .unwrap_err()

@@ -9,7 +9,7 @@ use crate::budget::{IMAGES, Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Descriptor, Digest, Document, Index, MANIFEST_LIMIT, Manifest, Platform, Reference, Selection, distinct_blobs,
-    media_type, select_by,
+    media_type, select_by, total_size,
 };
 use crate::source::registry::children_first;
 use crate::source::{Identity, Resolved};
@@ -40,7 +40,7 @@ impl ContentStore {
     ) -> Result<Resolved, Fault> {
         let memory = Arc::new(IMAGES.reserve());
         let documents = select_documents(self, owner, &memory, root, reference, platforms).await?;
-        let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum();
+        let size = total_size(distinct_blobs(&documents));
         let root = documents.last().map_or(root, Document::digest).clone();
         Ok(Resolved {
             reference: reference.clone(),

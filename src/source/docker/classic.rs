@@ -200,24 +200,28 @@ enum EntryRole {
 }
 
 // Docker 25 and newer name everything `blobs/sha256/<hex>`; older versions name the configuration `<hex>.json` and a layer
-// `<legacy ID>/layer.tar`. A layer that the image has twice is written once, and then as a link.
+// `<legacy ID>/layer.tar`; podman names a layer `<hex>.tar`. A layer that the image has twice is written once, and then as a link.
 fn classify(entry: &Entry, image_id: &Digest, diff_ids: &[Digest], legacy_ids: &HashMap<String, Digest>) -> EntryRole {
     if entry.kind != EntryKind::File {
         return EntryRole::Other;
     }
-    if let Some(hex) = entry.path.strip_prefix("blobs/sha256/") {
-        if hex == image_id.hex() {
-            return EntryRole::Config;
-        }
+    let layer = |hex: &str| {
         let layer = diff_ids.iter().find(|diff_id| diff_id.hex() == hex);
-        return layer.map_or(EntryRole::Other, |diff_id| EntryRole::Layer(Some(diff_id.clone())));
+        layer.map_or(EntryRole::Other, |diff_id| EntryRole::Layer(Some(diff_id.clone())))
+    };
+    if let Some(hex) = entry.path.strip_prefix("blobs/sha256/") {
+        return match hex == image_id.hex() {
+            true => EntryRole::Config,
+            false => layer(hex),
+        };
     }
     if entry.path.strip_suffix(".json") == Some(image_id.hex()) {
         return EntryRole::Config;
     }
     match entry.path.strip_suffix("/layer.tar") {
         Some(id) if !id.contains('/') => EntryRole::Layer(legacy_ids.get(id).cloned()),
-        _ => EntryRole::Other,
+        Some(_) => EntryRole::Other,
+        None => entry.path.strip_suffix(".tar").map_or(EntryRole::Other, layer),
     }
 }
 
@@ -279,5 +283,37 @@ mod tests {
             diff_ids[1]
         );
         assert!(legacy_layer_ids(&[]).is_empty());
+    }
+
+    #[test]
+    fn configurations_and_layers_are_found_as_every_engine_names_them() {
+        let (image_id, diff_ids) = (Digest::of(b"{}"), [Digest::of(b"lower"), Digest::of(b"upper")]);
+        let ids = legacy_layer_ids(&diff_ids);
+        let role = |path: &str, kind: EntryKind| {
+            let (path, target) = (path.to_owned(), None);
+            let entry = Entry {
+                path,
+                kind,
+                target,
+                size: 5,
+            };
+            classify(&entry, &image_id, &diff_ids, &ids)
+        };
+        let (config, upper) = (image_id.hex(), diff_ids[1].hex());
+        let known = || EntryRole::Layer(Some(diff_ids[1].clone()));
+        for (path, expected) in [
+            (format!("blobs/sha256/{config}"), EntryRole::Config),
+            (format!("blobs/sha256/{upper}"), known()),
+            (format!("{config}.json"), EntryRole::Config),
+            (format!("{upper}/layer.tar"), EntryRole::Layer(None)),
+            // podman, which writes a link `<legacy ID>/layer.tar` to it.
+            (format!("{upper}.tar"), known()),
+            (format!("{config}.tar"), EntryRole::Other),
+            (format!("{upper}/json"), EntryRole::Other),
+            ("manifest.json".to_owned(), EntryRole::Other),
+        ] {
+            assert_eq!(role(&path, EntryKind::File), expected, "{path}");
+            assert_eq!(role(&path, EntryKind::Link), EntryRole::Other, "{path}");
+        }
     }
 }

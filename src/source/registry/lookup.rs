@@ -9,7 +9,7 @@ use crate::budget::{Reservation, json_memory};
 use crate::fault::{Fault, Reason};
 use crate::oci::{
     Descriptor, Digest, Document, Index, Manifest, MissingPlatforms, Platform, Reference, Selection, distinct_blobs,
-    media_type, select_by,
+    media_type, select_by, total_size,
 };
 use crate::registry::{Error, Kind, Repository};
 use crate::source::{Identity, Resolved};
@@ -64,7 +64,7 @@ impl Lookup {
         let (root, read) = self.select_platforms(root, platforms).await?;
         let digest = root.digest().clone();
         let documents = self.with_children(root, read).await?;
-        let size = distinct_blobs(&documents).iter().map(|blob| blob.size).sum::<u64>();
+        let size = total_size(distinct_blobs(&documents));
         Ok(Resolved {
             reference: reference.clone(),
             platforms: platforms.to_vec(),

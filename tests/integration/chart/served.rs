@@ -119,7 +119,7 @@ async fn only_the_agent_and_the_proxy_exceed_the_restricted_pod_security_level()
         (pod(find(&objects, "DaemonSet", "shop-agent")), &EXCEPTIONS[..]),
         (
             pod(find(&proxied, "DaemonSet", "shop-registry-proxy")),
-            &["host namespaces"],
+            &["host namespaces", "probe or lifecycle host"],
         ),
     ];
     for (pod, exceptions) in &exceeding {

@@ -1,5 +1,6 @@
 //! The operator in a cluster: real API server, real docker engines, real registries, the real binary.
 
+mod archived;
 mod containerd;
 mod content;
 mod deletion;

@@ -10,8 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::json;
 
 use super::{Health, package, standalone_image};
+use crate::archive::Packages;
 use crate::cluster::{layered, unique};
 use crate::docker::engines::DockerEngine;
+use crate::signing::signing_file;
 use crate::support::cluster::{Cluster, condition};
 use crate::support::image::{image, multi_platform, noise, put};
 use crate::support::operator::Operator;
@@ -423,4 +425,30 @@ async fn states_of_planned_deletions() {
     };
     assert!(before.adopted && before.repository.is_some(), "{before:?}");
     assert_health(&cluster, "jkpkg/shop", "package-moved", "Current", "Healthy");
+}
+
+#[tokio::test]
+async fn states_of_a_package_from_an_archive() {
+    let packages = Packages::new().await;
+    let (workspace, source) = (&packages.workspace, &packages.registry.host);
+    std::fs::copy(signing_file("cosign.key"), workspace.path("cosign.key")).unwrap();
+    let text = std::fs::read_to_string(workspace.path("package.yaml")).unwrap();
+    workspace.text_report(&text, source, &[source], &["--key", "cosign.key"]);
+    let (cluster, target) = (Cluster::new().await, TestRegistry::start(Version::V31));
+    let _controller = cluster.controller(&["--insecure-registry", source]);
+    let key = std::fs::read_to_string(signing_file("cosign.pub")).unwrap();
+    let package = json!({
+        "apiVersion": "jackal.dev/v1alpha1", "kind": "JackalPackage", "metadata": { "name": "shop" },
+        "spec": {
+            "from": { "archive": { "oci": packages.reference } },
+            "architecture": "amd64", "naming": "Plain",
+            "registry": { "address": target.host, "insecure": true },
+            "verify": [{ "publicKeys": [{ "inline": key }] }],
+        },
+    });
+    cluster.apply(&package.to_string());
+    let status = cluster.ready("shop").await.status.unwrap();
+    assert_health(&cluster, "jkpkg/shop", "package-archive", "Current", "Healthy");
+    let image = format!("jkimg/{}", status.images[0].resource);
+    assert_health(&cluster, &image, "image-archive", "Current", "Healthy");
 }

@@ -257,6 +257,23 @@ impl Cluster {
         run(program("JACKAL_BIN_KUBECTL"), &[&namespace[..], arguments].concat())
     }
 
+    /// Runs `kubectl jackal` in this namespace: kubectl finds the operator's binary under the name of the plugin.
+    pub fn kubectl_jackal(&self, arguments: &[&str]) -> std::process::Output {
+        let plugin = self.folder.path().join("kubectl-jackal");
+        if !plugin.exists() {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_jackal-operator"), &plugin).expect("a link");
+        }
+        let mut command = std::process::Command::new(program("JACKAL_BIN_KUBECTL"));
+        let (command_name, rest) = arguments.split_first().expect("a command");
+        command
+            .env("PATH", self.folder.path())
+            .env("KUBECONFIG", &self.kubeconfig);
+        command
+            .args(["jackal", command_name, "--namespace", &self.namespace])
+            .args(rest);
+        command.output().expect("kubectl runs")
+    }
+
     /// Changes fields of an object by a merge patch.
     pub async fn patch<K>(&self, name: &str, patch: Value)
     where

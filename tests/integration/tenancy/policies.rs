@@ -93,6 +93,26 @@ async fn objects_denied_by_policy_are_rejected_by_the_api_server() {
             assert!(output.contains(words), "{written}: {output}");
         }
     }
+    // A package or an image from an archive is read from the registry of the archive, whatever its images' names are.
+    let archived = |host: &str| {
+        let oci = format!("{host}/shop@sha256:{}", "0".repeat(64));
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let mut whole: Value = serde_json::from_str(&package(json!({}), json!({}))).unwrap();
+        whole["spec"] = json!({ "from": { "archive": { "oci": oci } } });
+        let from = json!({ "archive": { "oci": oci, "digest": digest } });
+        [
+            whole.to_string(),
+            image(json!({ "image": "evil.io/a/b:1", "from": from })),
+        ]
+    };
+    for written in archived("evil.io") {
+        let output = dry_run(&tenant, &written);
+        assert!(output.contains(host), "{written}: {output}");
+    }
+    for written in archived("ghcr.io") {
+        let output = dry_run(&tenant, &written.replace("\"x\"", "\"y\""));
+        assert!(output.contains("serverside-applied"), "{written}: {output}");
+    }
     let engine = json!({ "image": "evil.io/a/b:1", "source": "Docker" });
     for (cluster, spec) in [
         (&tenant, json!({ "image": "nginx" })),

@@ -13,6 +13,10 @@ const DEPTH: usize = 8;
 const CHARTS: usize = 500;
 /// The most images that are reported for a chart.
 const IMAGES: usize = 1000;
+/// The most values in one file of a chart.
+const VALUES: usize = 50_000;
+/// The most values that are copied to evaluate a chart with its dependencies, which may get the same values again and again.
+const COPIED: usize = 1_000_000;
 /// The annotation that Helm tools read, Zarf included.
 const HELM_IMAGES: &str = "helm.sh/images";
 /// The annotation that Artifact Hub reads.
@@ -72,17 +76,16 @@ impl ChartTexts {
             }
         }
         let metadata = metadata.ok_or("it has no Chart.yaml")?;
-        chart.metadata = decode::yaml(&metadata).map_err(|error| format!("its Chart.yaml is not YAML: {error}"))?;
+        chart.metadata = bounded(&metadata, "Chart.yaml")?;
         for field in ["name", "version"] {
             if text_of(&chart.metadata[field]).is_none() {
                 return Err(format!("its Chart.yaml has no {field}"));
             }
         }
-        if let Some(text) = own {
-            let read: Value = decode::yaml(&text).map_err(|error| format!("its values.yaml is not YAML: {error}"))?;
-            if let Value::Object(fields) = read {
-                chart.values = fields;
-            }
+        if let Some(text) = own
+            && let Value::Object(fields) = bounded(&text, "values.yaml")?
+        {
+            chart.values = fields;
         }
         for (folder, files) in inner {
             // The directory may contain other things too.
@@ -104,14 +107,26 @@ pub fn images_of_chart(chart: &ChartTexts, values: &[Map<String, Value>]) -> Vec
         values::merge(&mut over, values.clone());
     }
     let mut found = BTreeSet::new();
-    of_chart(chart, &over, &mut CHARTS.clone(), &mut found);
+    let mut left = Left {
+        charts: CHARTS,
+        values: COPIED,
+    };
+    of_chart(chart, &over, &mut left, &mut found);
     found.into_iter().take(IMAGES).collect()
 }
 
 /// `left` is the number of charts that may still be evaluated.
-fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, left: &mut usize, found: &mut BTreeSet<String>) {
-    let Some(fewer) = left.checked_sub(1) else { return };
-    *left = fewer;
+/// What may still be evaluated of a chart. Images of the rest are not found.
+struct Left {
+    charts: usize,
+    values: usize,
+}
+
+fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, left: &mut Left, found: &mut BTreeSet<String>) {
+    let copied = count(&chart.values) + count(over);
+    let fewer = left.charts.checked_sub(1).zip(left.values.checked_sub(copied));
+    let Some((charts, values)) = fewer else { return };
+    *left = Left { charts, values };
     let mut values = chart.values.clone();
     values::override_values(&mut values, over);
     let mut own = values.clone();
@@ -157,6 +172,33 @@ fn of_chart(chart: &ChartTexts, over: &Map<String, Value>, left: &mut usize, fou
 }
 
 /// A field of `Chart.yaml` that is a text; Helm also accepts a number.
+/// The YAML of the file `name`, if it has no more than [`VALUES`] values.
+fn bounded(text: &str, name: &str) -> Result<Value, String> {
+    let too_many = || format!("its {name} has more than {VALUES} values");
+    // JSON has more values in the same length, and is not limited by the YAML parser.
+    if text.trim_start().starts_with(['{', '[']) && decode::json_values(text.as_bytes()) > 2 * VALUES {
+        return Err(too_many());
+    }
+    let read: Value = decode::yaml(text).map_err(|error| format!("its {name} is not YAML: {error}"))?;
+    match count_of(&read) > VALUES {
+        true => Err(too_many()),
+        false => Ok(read),
+    }
+}
+
+/// The number of values in `fields`, with those in them.
+fn count(fields: &Map<String, Value>) -> usize {
+    fields.values().map(count_of).sum()
+}
+
+fn count_of(value: &Value) -> usize {
+    1 + match value {
+        Value::Object(fields) => count(fields),
+        Value::Array(items) => items.iter().map(count_of).sum(),
+        _ => 0,
+    }
+}
+
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),

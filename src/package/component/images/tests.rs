@@ -275,3 +275,47 @@ fn an_image_is_found_by_its_names_in_the_cluster() {
         }
     }
 }
+
+#[test]
+fn the_values_of_a_chart_are_limited() {
+    let files = |values: String| {
+        let texts = [
+            ("Chart.yaml", "name: a\nversion: 1".to_owned()),
+            ("values.yaml", values),
+        ];
+        let named = texts.map(|(path, text)| (path.to_owned(), text));
+        ChartTexts::of(named.into()).map(|_| ())
+    };
+    let json = |count: usize| format!("{{\"a\": [{}0]}}", "0,".repeat(count));
+    assert_eq!(files(json(40_000)), Ok(()));
+    let too_many = Err("its values.yaml has more than 50000 values".to_owned());
+    assert_eq!(files(json(60_000)), too_many);
+    assert_eq!(files(json(2_000_000)), too_many);
+    assert_eq!(files(format!("a:\n{}", "- 0\n".repeat(60_000))), too_many);
+}
+
+#[test]
+fn values_for_many_names_of_a_dependency_are_copied_for_some_of_them() {
+    let mut text = "name: a\nversion: 1\ndependencies:\n".to_owned();
+    for alias in 0..400 {
+        text += &format!("- {{name: b, alias: b{alias}}}\n");
+    }
+    let global = format!("{{\"image\": \"x/a:1\", \"global\": [{}0]}}", "0,".repeat(40_000));
+    let own = "image: x/b:1".to_owned();
+    let files = [
+        ("Chart.yaml", text),
+        ("values.yaml", global),
+        ("charts/b/Chart.yaml", "name: b\nversion: 1".to_owned()),
+        ("charts/b/values.yaml", own),
+    ];
+    let texts = ChartTexts::of(files.map(|(path, text)| (path.to_owned(), text)).into()).unwrap();
+    let begin = std::time::Instant::now();
+    let images = images_of_chart(&texts, &[]);
+    assert_eq!(images, ["x/a:1", "x/b:1"]);
+    println!("{:?}", begin.elapsed());
+    assert!(
+        begin.elapsed() < std::time::Duration::from_secs(5),
+        "{:?}",
+        begin.elapsed()
+    );
+}
