@@ -153,7 +153,13 @@ impl Bootstrap {
         steps.begins(Step::Preflight);
         let report = self.judge(&cluster, &server, &archive).await?;
         let settings = self.settings(&report);
-        let prepared = prepare(&cluster, &archive, &images, &settings).await?;
+        let prepared = prepare(&cluster, &archive, &images, &settings).await;
+        let prepared = prepared.inspect_err(|_| {
+            // The checks say all that is missing, the error only what was needed first.
+            if report.status == Status::Failure {
+                print::note(preflight::text_of(&report).trim_end());
+            }
+        })?;
         let records =
             Records::new(state_folder("bootstrap").unwrap_or_else(|| std::env::temp_dir().join("jackal-operator")));
         let record = Record {
