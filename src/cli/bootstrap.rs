@@ -242,7 +242,10 @@ impl Bootstrap {
 
     /// The seeds of the cluster.
     fn seeds(&self, cluster: &Cluster) -> Box<dyn Seeds> {
-        let socket = self.containerd_socket.clone();
-        Box::new(NodeSeeds::new(cluster.clone(), self.seed_image.clone(), socket))
+        Box::new(NodeSeeds {
+            cluster: cluster.clone(),
+            image: self.seed_image.clone(),
+            socket: self.containerd_socket.clone(),
+        })
     }
 }

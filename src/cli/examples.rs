@@ -52,6 +52,11 @@ Examples:
   # Convert a definition that names files outside of its own directory
   jackal-operator convert packages/web/zarf.yaml --root packages";
 
+pub(super) const IMPORT_IMAGES: &str = "\
+Examples:
+  # Import images into the containerd of this machine and pin them
+  jackal-operator import-images site.tar.zst --pin";
+
 pub(super) const BOOTSTRAP: &str = "\
 Examples:
   # Install the operator, a registry and all packages of an archive

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::{Display, Output, bytes};
-use super::{failure, print, until};
+use super::{examples, failure, print, until};
 use crate::archive;
 use crate::bootstrap::import::{ImportedImage, import};
 use crate::fault::Fault;
@@ -26,7 +26,7 @@ const IDLE: Duration = Duration::from_secs(60);
 ///
 /// Exit codes: 0 done, 1 something failed and may succeed another time, 2 the file or a flag cannot be used, 130 interrupted.
 #[derive(Debug, Args)]
-#[command(hide = true)]
+#[command(hide = true, after_help = examples::IMPORT_IMAGES)]
 pub(super) struct ImportImages {
     /// The archive.
     #[arg(value_name = "FILE")]

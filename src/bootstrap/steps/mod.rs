@@ -7,18 +7,18 @@
 
 mod begin;
 mod images;
-mod node_seeds;
 mod prepare;
 mod run;
+mod seeds;
 mod settings;
 mod upload;
 
 use std::time::Duration;
 
 pub use self::begin::{Begin, Wanted, begin};
-pub use self::node_seeds::NodeSeeds;
 pub use self::prepare::{Prepared, prepare};
 pub use self::run::{Bootstrap, SeedRequest, Seeds};
+pub use self::seeds::NodeSeeds;
 pub use self::settings::{Settings, StorageFlags, storage_of};
 pub use self::upload::Uploaded;
 

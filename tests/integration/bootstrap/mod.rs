@@ -137,7 +137,7 @@ async fn a_dry_run_prints_all_objects_and_changes_nothing() {
     ];
     workspace.run(&flags).failed(
         2,
-        &["no image is known that all nodes have; name one with --seed-image"],
+        &["no image is known that all nodes with amd64 have; name one with --seed-image"],
     );
 }
 
