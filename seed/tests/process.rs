@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -218,7 +218,10 @@ impl Client {
 
     /// Whether the seed ends the connection.
     fn is_ended(&mut self) -> bool {
-        matches!(self.0.read(&mut [0]), Ok(0)) || self.0.get_ref().peek(&mut [0]).is_err()
+        match self.0.read(&mut [0]) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
     }
 }
 
@@ -380,6 +383,8 @@ fn wrong_commands_are_refused() {
     client.send(&[b'a'; protocol::MAX_LINE + 1]);
     assert!(client.is_ended());
     case.finish();
+    // A connection that is accepted before ends with the execution.
+    case.assert_executed();
     let mut client = case.connect();
     client.send(b"file 9 0\n");
     assert!(matches!(client.answer(), Answer::Refused(Refusal::Command, _)));
