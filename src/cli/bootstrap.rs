@@ -153,20 +153,25 @@ impl Bootstrap {
         steps.begins(Step::Preflight);
         let report = self.judge(&cluster, &server, &archive).await?;
         let settings = self.settings(&report);
-        let prepared = prepare(&cluster, &archive, &images, &settings).await;
-        let prepared = prepared.inspect_err(|_| {
+        let records =
+            Records::new(state_folder("bootstrap").unwrap_or_else(|| std::env::temp_dir().join("jackal-operator")));
+        let prepared = async {
+            let record = Record {
+                cluster: cluster.identity().await?,
+                server,
+            };
+            // First: what another cluster lacks is of no interest.
+            let identity = packed::identity(&archive).to_string();
+            records.check(&identity, &record, self.other_cluster)?;
+            Ok((record, prepare(&cluster, &archive, &images, &settings).await?))
+        };
+        let prepared: Result<_, Fault> = prepared.await;
+        let (record, prepared) = prepared.inspect_err(|_| {
             // The checks say all that is missing, the error only what was needed first.
             if report.status == Status::Failure {
                 print::note(preflight::text_of(&report).trim_end());
             }
         })?;
-        let records =
-            Records::new(state_folder("bootstrap").unwrap_or_else(|| std::env::temp_dir().join("jackal-operator")));
-        let record = Record {
-            cluster: prepared.cluster.clone(),
-            server,
-        };
-        records.check(&prepared.archive, &record, self.other_cluster)?;
         let seeds = self.seeds(&cluster);
         let progress = Arc::new(Progress::default());
         let run = Run {

@@ -196,3 +196,21 @@ nftables_step() {
   undo
   proxy_mode iptables
 }
+
+ephemeral_step() {
+  step 'No storage class: refused; with --ephemeral-storage, a repeat fills a registry that has lost its content'
+  kubectl delete storageclass shared >/dev/null
+  objects >"$work/objects.before"
+  refused '^failure +storage-class ' "$work/site.tar.zst"
+  bootstrap "$work/site.tar.zst" --ephemeral-storage
+  all_ready
+  kubectl -n "$SYSTEM" delete pod "$(registry_pod .metadata.name)" --timeout "${TIMEOUT}s" >/dev/null
+  until_true "$TIMEOUT" 'there is no pod of the registry' registry_pod .metadata.name
+  all_ready
+  bootstrap "$work/site.tar.zst" --ephemeral-storage
+  packed_pods ephemeral
+  remove_team
+  undo
+  storage_class
+  objects >"$work/objects.before"
+}

@@ -11,9 +11,10 @@ COREDNS_IMAGE=jackal.test/coredns:1
 # The maximum duration in seconds of an action on a slow machine.
 TIMEOUT=180
 
-CI=(seed_step undo_step import_step nftables_step)
-ALL=(chart_step chart_nftables_step seed_step repeat_step move_step upgrade_step rollback_step undo_step import_step nftables_step killed_step seed_pod_step apiserver_step node_step connection_step
-  disk_step permissions_step admission_step seed_image_step operator_image_step other_cluster_step)
+CI=(seed_step undo_step)
+ALL=(chart_step chart_nftables_step seed_step repeat_step move_step upgrade_step rollback_step undo_step import_step
+  nftables_step killed_step seed_pod_step apiserver_step node_step connection_step
+  ephemeral_step disk_step permissions_step admission_step seed_image_step operator_image_step other_cluster_step)
 
 run_steps() { # ci | all | STEP...
   local name names=("$@")
@@ -51,12 +52,13 @@ cluster_step() {
   kubectl apply -f "$ROOT/tests/e2e-bootstrap/coredns.yaml" >/dev/null
   proxy_config iptables
   volumes
+  storage_class
   kubectl wait --for condition=Ready node --all --timeout 90s >/dev/null
   kubectl -n kube-system rollout status daemonset/coredns --timeout "${TIMEOUT}s" >/dev/null
   for n in "${NODES[@]}"; do note "node$n: $(node_ctr "$n" images list --quiet 2>/dev/null | grep -v ^sha256: | paste -sd ' ')"; done
 }
 
-# A default storage class with volumes that both nodes reach.
+# Volumes of the default storage class, which both nodes reach.
 volumes() {
   local n
   for n in $(seq 20); do
@@ -68,6 +70,9 @@ volumes() {
       spec: {storageClassName: "shared", capacity: {storage: "100Gi"}, accessModes: ["ReadWriteOnce", "ReadWriteMany"],
              persistentVolumeReclaimPolicy: "Retain", hostPath: {$path}}}'
   done | kubectl apply -f - >/dev/null
+}
+
+storage_class() {
   kubectl apply -f - >/dev/null <<'END'
 apiVersion: storage.k8s.io/v1
 kind: StorageClass

@@ -205,7 +205,7 @@ impl Prepared {
     pub fn state_at(&self, step: super::Step) -> State {
         let values = self.helm_values();
         let started = match (&self.begin, &self.state) {
-            (Begin::Continue | Begin::Repeat, Some(state)) => state.started,
+            (Begin::Continue, Some(state)) => state.started,
             _ => now(),
         };
         State {

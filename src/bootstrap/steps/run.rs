@@ -99,7 +99,9 @@ impl Bootstrap<'_> {
             Ok("all pods are ready".to_owned())
         })
         .await?;
-        self.cluster.apply(&prepared.state_at(Step::Finished).object()?).await?;
+        if prepared.begin != Begin::Repeat {
+            self.cluster.apply(&prepared.state_at(Step::Finished).object()?).await?;
+        }
         Ok(uploaded)
     }
 
