@@ -11,8 +11,8 @@ COREDNS_IMAGE=jackal.test/coredns:1
 # The maximum duration in seconds of an action on a slow machine.
 TIMEOUT=180
 
-CI=(seed_step undo_step)
-ALL=(chart_step chart_nftables_step seed_step repeat_step move_step upgrade_step rollback_step undo_step import_step
+CI=(seed_step repeat_step move_step upgrade_step rollback_step undo_step)
+ALL=(chart_step chart_nftables_step import_step seed_step repeat_step move_step upgrade_step rollback_step undo_step
   nftables_step killed_step seed_pod_step apiserver_step node_step connection_step
   ephemeral_step disk_step permissions_step admission_step seed_image_step operator_image_step other_cluster_step)
 
