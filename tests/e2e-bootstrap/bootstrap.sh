@@ -37,6 +37,21 @@ bootstrap() { # ARGUMENT...
 undo() {
   bootstrap --undo --yes --delete-data
   as_before || { cat "$work/objects.diff" >&2 && fail 'undo left something behind, or removed too much'; }
+  forget_images
+}
+
+# Removes what the nodes have pulled or imported, so that the next bootstrap finds only the first images again.
+forget_images() {
+  local n names
+  for n in "${NODES[@]}"; do
+    node_ctr "$n" images list 2>/dev/null >"$work/images"
+    # An image has several names; those of the first images are below jackal.test.
+    names="$(awk 'NR == FNR { if (index($1, "jackal.test/") == 1) first[$3] = 1; next } FNR > 1 && !($3 in first) { print $1 }' \
+      "$work/images" "$work/images")"
+    # Names have no blanks.
+    # shellcheck disable=SC2086
+    if [ -n "$names" ]; then node_ctr "$n" images rm $names >/dev/null 2>&1; fi
+  done
 }
 
 # What the cluster runs, without what differs between two installations.
@@ -94,7 +109,7 @@ seed_step() {
   local size
   step 'preflight, and bootstrap with the seed: pods run from a packed image'
   jackal-operator preflight "$work/site.tar.zst" >"$work/preflight.log" 2>&1 || fail "preflight: $(cat "$work/preflight.log")"
-  grep -v ^ok "$work/preflight.log" | sed 's/^/   /'
+  sed -n '/^ok/!s/^/   /p' "$work/preflight.log"
   size="$(etcd_size)"
   bootstrap "$work/site.tar.zst"
   sed 's/^/   /' "$work/bootstrap.log"
