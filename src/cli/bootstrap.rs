@@ -21,7 +21,7 @@ use crate::bootstrap::cluster::Cluster;
 use crate::bootstrap::install::{Expose, Size};
 use crate::bootstrap::local::{Record, Records};
 use crate::bootstrap::packed;
-use crate::bootstrap::preflight::{Exposure, Report, Status, gather, judge, summarise};
+use crate::bootstrap::preflight::{Report, Status, gather, judge, summarise};
 use crate::bootstrap::steps::{
     Begin, Bootstrap as Run, NodeSeeds, Observer as _, Prepared, Seeds, Settings, Step, StorageFlags, prepare,
 };
@@ -235,10 +235,7 @@ impl Bootstrap {
                 ExposeFlag::NodePort => Some(Expose::NodePort),
                 ExposeFlag::NodeProxy => Some(Expose::NodeProxy),
             },
-            recommended: match report.expose {
-                Some(Exposure::NodeProxy) => Expose::NodeProxy,
-                Some(Exposure::NodePort) | None => Expose::NodePort,
-            },
+            recommended: report.expose.unwrap_or(Expose::NodePort),
             storage: StorageFlags {
                 class: self.storage_class.clone(),
                 size: self.storage_size.clone(),

@@ -10,7 +10,8 @@ use super::kubeconfig::KubeconfigFlags;
 use super::progress::Output;
 use super::{EXIT_INTERRUPTED, EXIT_USAGE, examples, failure, print};
 use crate::archive;
-use crate::bootstrap::preflight::{Report, Status, Wanted, gather, judge, storage_size, summarise, unreachable};
+use crate::bootstrap::install::Size;
+use crate::bootstrap::preflight::{Report, Status, Wanted, gather, judge, summarise, unreachable};
 
 /// Check whether the operator and its registry can be installed in a cluster.
 ///
@@ -31,8 +32,8 @@ pub(super) struct Preflight {
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
     /// The size of the registry's volume, such as 50Gi. Default: that of the chart.
-    #[arg(long, value_name = "SIZE", value_parser = storage_size)]
-    storage_size: Option<u64>,
+    #[arg(long, value_name = "SIZE")]
+    storage_size: Option<Size>,
     /// How the result is printed.
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -61,7 +62,7 @@ impl Preflight {
         let (client, server) = self.cluster.open().await?;
         let wanted = Wanted {
             storage_class: self.storage_class.clone(),
-            storage_size: self.storage_size,
+            storage_size: self.storage_size.as_ref().map(Size::bytes),
             ephemeral: false,
         };
         let (report, code) = match gather(&client, &server).await {

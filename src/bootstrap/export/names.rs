@@ -1,7 +1,7 @@
 //! The names of images on nodes.
 
 use crate::archive::unpack::Chosen;
-use crate::bootstrap::preflight::names::ADDRESS;
+use crate::bootstrap::install::ADDRESS;
 use crate::fault::{Fault, Reason};
 use crate::oci::{Location, Naming, Reference};
 

@@ -1,7 +1,7 @@
 //! Texts beside the images.
 
 use super::Distribution;
-use crate::bootstrap::preflight::names::ADDRESS;
+use crate::bootstrap::install::ADDRESS;
 
 /// The part of `/etc/rancher/*/registries.yaml` for the registry of the cluster.
 pub(super) fn registries() -> String {

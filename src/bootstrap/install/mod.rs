@@ -15,6 +15,7 @@ mod object;
 mod secrets;
 mod storage;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use self::certificate::{Certificate, RENEW_DAYS};
@@ -41,7 +42,7 @@ pub const NODE_PORT: u16 = 31999;
 pub const LABEL: &str = "jackal.dev/bootstrap";
 
 /// How the registry is reached on every node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Expose {
     /// By a Service of type NodePort.
     NodePort,

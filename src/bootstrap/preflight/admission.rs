@@ -7,10 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::dry_run::{DryRun, POD_LABELS, Refusal, namespace_labels};
 use super::facts::{AdmissionFacts, Facts, Unread};
-use super::names::SEED_NAMESPACE;
 use super::report::{Check, Findings};
 use super::runtime::not_read;
 use super::text::clean;
+use crate::bootstrap::seed::SEED_NAMESPACE;
 
 /// What Pod Security writes where it refuses a pod.
 const POD_SECURITY: &str = "violates PodSecurity";

@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use serde_json::{Value, json};
 
 use super::facts::Unread;
-use super::names::{NODE_PORT, SEED_NAMESPACE};
+use crate::bootstrap::install::NODE_PORT;
+use crate::bootstrap::seed::SEED_NAMESPACE;
 
 /// How a server-side dry run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

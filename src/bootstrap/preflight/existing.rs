@@ -4,10 +4,11 @@ use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 
 use super::dry_run::{DryRun, Refusal};
 use super::facts::{Facts, Unread};
-use super::names::{NAMESPACE, NODE_PORT, RELEASE, SEED_NAMESPACE, SEED_PORT};
 use super::report::{Check, Findings};
 use super::runtime::not_read;
 use super::text::{clean, names};
+use crate::bootstrap::install::{NAMESPACE, NODE_PORT, RELEASE};
+use crate::bootstrap::seed::{SEED_NAMESPACE, SEED_PORT};
 
 /// The annotation that names the Helm release of an object.
 const RELEASE_NAME: &str = "meta.helm.sh/release-name";

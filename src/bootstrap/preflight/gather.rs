@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use super::admission;
 use super::dry_run;
 use super::facts::{AdmissionFacts, Clocks, ExistingFacts, Facts, Read, Unreachable, Unread};
-use super::names::{NAMESPACE, RELEASE, SEED_NAMESPACE};
 use super::permissions::{EVERYTHING, Permission, Right, rights};
 use super::read::Reader;
+use crate::bootstrap::install::{NAMESPACE, RELEASE};
+use crate::bootstrap::seed::SEED_NAMESPACE;
 
 /// The most nodes that are read.
 const NODES: usize = 5000;

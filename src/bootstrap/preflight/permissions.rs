@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::facts::{Facts, Unread};
-use super::names::{NAMESPACE, SEED_NAMESPACE};
 use super::report::Check;
 use super::runtime::not_read;
+use crate::bootstrap::install::NAMESPACE;
+use crate::bootstrap::seed::SEED_NAMESPACE;
 
 /// A right: a verb on a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,22 +6,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
-use serde::Serialize;
 
 use self::sources::settings_of;
 use super::facts::Facts;
 use super::report::{Check, Findings};
 use super::runtime::{Runtime, is_linux, name_of, not_read};
 use super::text::names;
-
-/// How container runtimes reach the registry at `127.0.0.1:31999`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Exposure {
-    /// By the NodePort of a Service.
-    NodePort,
-    /// By a proxy on each node.
-    NodeProxy,
-}
+use crate::bootstrap::install::Expose;
 
 /// What serves NodePorts on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,8 +109,8 @@ impl ProxySettings {
 }
 
 /// How a Service with a NodePort reaches container runtimes of a cluster: the exposure that works there, and why, where it is not
-/// [`Exposure::NodePort`].
-pub fn recommended_exposure(facts: &Facts) -> (Exposure, Vec<String>) {
+/// [`Expose::NodePort`].
+pub fn recommended_exposure(facts: &Facts) -> (Expose, Vec<String>) {
     let mut reasons: Vec<String> = Vec::new();
     let nodes = facts.nodes.as_deref().unwrap_or_default();
     if facts.nodes.is_err() {
@@ -139,8 +130,8 @@ pub fn recommended_exposure(facts: &Facts) -> (Exposure, Vec<String>) {
     reasons.sort();
     reasons.dedup();
     match reasons.is_empty() {
-        true => (Exposure::NodePort, reasons),
-        false => (Exposure::NodeProxy, reasons),
+        true => (Expose::NodePort, reasons),
+        false => (Expose::NodeProxy, reasons),
     }
 }
 
@@ -244,8 +235,8 @@ pub(super) fn mode(facts: &Facts) -> Check {
 pub(super) fn loopback(facts: &Facts) -> Check {
     const NAME: &str = "loopback";
     match recommended_exposure(facts) {
-        (Exposure::NodePort, _) => Check::ok(NAME, "127.0.0.1 serves NodePorts; --expose Auto uses NodePort"),
-        (Exposure::NodeProxy, reasons) => Check::ok(
+        (Expose::NodePort, _) => Check::ok(NAME, "127.0.0.1 serves NodePorts; --expose Auto uses NodePort"),
+        (Expose::NodeProxy, reasons) => Check::ok(
             NAME,
             format!(
                 "a NodePort on 127.0.0.1 cannot be relied on: {}; --expose Auto uses NodeProxy",

@@ -34,15 +34,6 @@ pub(super) fn parse(text: &str) -> Option<u64> {
     (value >= 0.0).then_some(value as u64)
 }
 
-/// The bytes of the size that a user names, such as `20Gi`.
-///
-/// # Errors
-/// A text for the user, where it is no size above zero.
-pub fn storage_size(text: &str) -> Result<u64, String> {
-    let size = parse(text).filter(|size| *size > 0);
-    size.ok_or_else(|| format!("`{text}` is not a size, such as 20Gi"))
-}
-
 /// The bytes of a quantity of an object.
 pub(super) fn bytes(quantity: &Quantity) -> Option<u64> {
     parse(&quantity.0)

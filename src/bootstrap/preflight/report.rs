@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::proxy::Exposure;
 use super::text::clean;
+use crate::bootstrap::install::Expose;
 
 /// The most characters of what a check found, and of its advice.
 const LENGTH: usize = 4000;
@@ -77,7 +77,7 @@ pub struct Report {
     pub status: Status,
     /// How container runtimes should reach the registry; absent where the cluster cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expose: Option<Exposure>,
+    pub expose: Option<Expose>,
     /// The checks, in a fixed order.
     pub checks: Vec<Check>,
     /// The names of checks that need an archive, where there is none.
@@ -87,7 +87,7 @@ pub struct Report {
 
 impl Report {
     /// The report of `checks`.
-    pub(super) fn new(server: &str, expose: Option<Exposure>, checks: Vec<Check>) -> Self {
+    pub(super) fn new(server: &str, expose: Option<Expose>, checks: Vec<Check>) -> Self {
         let worst = checks.iter().map(|check| check.status).max();
         Self {
             server: clean(server, LENGTH),

@@ -6,9 +6,9 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Node, NodeSystemInfo};
 
 use super::facts::{Facts, Unread};
-use super::names::ADDRESS;
 use super::report::{Check, Findings};
 use super::text::{clean, names};
+use crate::bootstrap::install::ADDRESS;
 
 /// The oldest containerd that is supported.
 const CONTAINERD: Version = Version(1, 6);

@@ -14,6 +14,7 @@ mod tests;
 
 pub use deliver::{deliver, deliver_to_all};
 pub use file::{ArchiveBlob, FileContent, LocalFile, SeedFile, file_list};
+pub use objects::NAMESPACE as SEED_NAMESPACE;
 
 /// Where the seed listens, on the loopback address of its node.
 pub const SEED_PORT: u16 = 31998;

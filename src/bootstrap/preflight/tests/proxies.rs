@@ -5,7 +5,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde_json::json;
 
 use super::{Facts, Status, expect, kubeadm, node, object};
-use crate::bootstrap::preflight::proxy::{Exposure, recommended_exposure};
+use crate::bootstrap::install::Expose;
+use crate::bootstrap::preflight::proxy::recommended_exposure;
 
 /// The ConfigMap of kubeadm, which k0s and kind have too.
 pub(super) fn kubeadm_config(mode: &str, addresses: &str, localhost: &str) -> ConfigMap {
@@ -49,7 +50,7 @@ fn bare(runtime: &str, kubelet: &str) -> Facts {
     facts
 }
 
-fn expect_exposure(facts: &Facts, exposure: Exposure, words: &str) {
+fn expect_exposure(facts: &Facts, exposure: Expose, words: &str) {
     let (found, reasons) = recommended_exposure(facts);
     assert_eq!(found, exposure, "{reasons:?}");
     assert!(reasons.join("; ").contains(words), "`{words}`: {reasons:?}");
@@ -58,40 +59,40 @@ fn expect_exposure(facts: &Facts, exposure: Exposure, words: &str) {
 #[test]
 fn kubeadm_has_a_config_map() {
     for (mode, addresses, localhost, exposure, words) in [
-        ("", "null", "null", Exposure::NodePort, ""),
-        ("iptables", "[]", "true", Exposure::NodePort, ""),
-        ("iptables", "[127.0.0.0/8, 10.0.0.0/8]", "true", Exposure::NodePort, ""),
-        ("iptables", "[\"::/0\"]", "true", Exposure::NodePort, ""),
+        ("", "null", "null", Expose::NodePort, ""),
+        ("iptables", "[]", "true", Expose::NodePort, ""),
+        ("iptables", "[127.0.0.0/8, 10.0.0.0/8]", "true", Expose::NodePort, ""),
+        ("iptables", "[\"::/0\"]", "true", Expose::NodePort, ""),
         (
             "iptables",
             "[10.0.0.0/8]",
             "true",
-            Exposure::NodeProxy,
+            Expose::NodeProxy,
             "only on 10.0.0.0/8 (nodePortAddresses)",
         ),
-        ("iptables", "[primary]", "true", Exposure::NodeProxy, "only on primary"),
+        ("iptables", "[primary]", "true", Expose::NodeProxy, "only on primary"),
         (
             "iptables",
             "null",
             "false",
-            Exposure::NodeProxy,
+            Expose::NodeProxy,
             "localhostNodePorts: false",
         ),
         (
             "ipvs",
             "null",
             "true",
-            Exposure::NodeProxy,
+            Expose::NodeProxy,
             "mode ipvs serves no NodePort on loopback",
         ),
         (
             "nftables",
             "null",
             "true",
-            Exposure::NodeProxy,
+            Expose::NodeProxy,
             "mode nftables serves no NodePort on loopback",
         ),
-        ("userspace", "null", "true", Exposure::NodeProxy, "unknown"),
+        ("userspace", "null", "true", Expose::NodeProxy, "unknown"),
     ] {
         let mut facts = kubeadm();
         facts.proxy.config_maps = vec![kubeadm_config(mode, addresses, localhost)];
@@ -124,7 +125,7 @@ fn kube_proxy_itself_is_believed_first() {
         Status::Ok,
         &["iptables on node1", "ipvs on node2 (kube-proxy's own answer)"],
     );
-    expect_exposure(&facts, Exposure::NodeProxy, "mode ipvs");
+    expect_exposure(&facts, Expose::NodeProxy, "mode ipvs");
 }
 
 #[test]
@@ -149,16 +150,16 @@ fn k3s_has_annotations() {
         &["iptables (the default of k3s and RKE2)"],
     );
     // k3s sets config_path, so its containerd tries HTTPS.
-    expect_exposure(&facts, Exposure::NodePort, "");
+    expect_exposure(&facts, Expose::NodePort, "");
     for arguments in [
         r#"["server","--kube-proxy-arg","proxy-mode=ipvs"]"#,
         r#"["server","--kube-proxy-arg=proxy-mode=ipvs","--disable","traefik"]"#,
         r#"["agent","--kube-proxy-arg","--proxy-mode=ipvs"]"#,
     ] {
-        expect_exposure(&with(arguments), Exposure::NodeProxy, "mode ipvs");
+        expect_exposure(&with(arguments), Expose::NodeProxy, "mode ipvs");
     }
     let facts = with(r#"["server","--kube-proxy-arg","nodeport-addresses=10.0.0.0/8,192.168.0.0/16"]"#);
-    expect_exposure(&facts, Exposure::NodeProxy, "only on 10.0.0.0/8, 192.168.0.0/16");
+    expect_exposure(&facts, Expose::NodeProxy, "only on 10.0.0.0/8, 192.168.0.0/16");
     let facts = with(r#"["server","--disable-kube-proxy"]"#);
     expect(
         &facts,
@@ -168,9 +169,9 @@ fn k3s_has_annotations() {
     );
     let mut facts = with(r#"["server","--disable-kube-proxy"]"#);
     facts.proxy.cilium = Some(cilium("true"));
-    expect_exposure(&facts, Exposure::NodePort, "");
+    expect_exposure(&facts, Expose::NodePort, "");
     for damaged in ["no", "{}", "[1]", ""] {
-        expect_exposure(&with(damaged), Exposure::NodeProxy, "unknown");
+        expect_exposure(&with(damaged), Expose::NodeProxy, "unknown");
     }
 }
 
@@ -195,12 +196,12 @@ fn rke2_has_static_pods() {
         Status::Ok,
         &["iptables (arguments of its pod on the node)"],
     );
-    expect_exposure(&facts, Exposure::NodePort, "");
+    expect_exposure(&facts, Expose::NodePort, "");
     let args = &mut facts.proxy.pods[0].spec.as_mut().unwrap().containers[0].args;
     args.as_mut()
         .unwrap()
         .push("--iptables-localhost-nodeports=false".to_owned());
-    expect_exposure(&facts, Exposure::NodeProxy, "localhostNodePorts: false");
+    expect_exposure(&facts, Expose::NodeProxy, "localhostNodePorts: false");
 }
 
 #[test]
@@ -220,7 +221,7 @@ fn talos_has_arguments_in_its_daemon_set() {
         Status::Ok,
         &["nftables (arguments of the DaemonSet kube-proxy)"],
     );
-    expect_exposure(&facts, Exposure::NodeProxy, "nftables");
+    expect_exposure(&facts, Expose::NodeProxy, "nftables");
 }
 
 #[test]
@@ -247,7 +248,7 @@ fn eks_and_aks_differ_from_kubeadm() {
     );
     expect_exposure(
         &facts,
-        Exposure::NodeProxy,
+        Expose::NodeProxy,
         "containerd before 2.2 tries HTTPS on 127.0.0.1 only with config_path",
     );
     // AKS names no mode.
@@ -257,20 +258,20 @@ fn eks_and_aks_differ_from_kubeadm() {
         "--metrics-bind-address=0.0.0.0:10249",
         "--v=3",
     ]));
-    expect_exposure(&facts, Exposure::NodePort, "");
+    expect_exposure(&facts, Expose::NodePort, "");
     // The shell of a container.
     facts.proxy.daemon_set = Some(daemon_set(&["/bin/sh", "-c", "kube-proxy --proxy-mode ipvs --v=3"]));
-    expect_exposure(&facts, Exposure::NodeProxy, "ipvs");
+    expect_exposure(&facts, Expose::NodeProxy, "ipvs");
 }
 
 #[test]
 fn cilium_replaces_kube_proxy_or_not() {
     let mut facts = bare("containerd://2.2.0", "v1.34.1");
     for (replacement, exposure) in [
-        ("true", Exposure::NodePort),
-        ("strict", Exposure::NodePort),
-        ("false", Exposure::NodeProxy),
-        ("disabled", Exposure::NodeProxy),
+        ("true", Expose::NodePort),
+        ("strict", Expose::NodePort),
+        ("false", Expose::NodeProxy),
+        ("disabled", Expose::NodeProxy),
     ] {
         facts.proxy.cilium = Some(cilium(replacement));
         expect_exposure(&facts, exposure, "");
@@ -288,7 +289,7 @@ fn openshift_has_neither_kube_proxy_nor_plain_loopback() {
         Status::Warning,
         &["OVN-Kubernetes", "--expose NodeProxy"],
     );
-    expect_exposure(&facts, Exposure::NodeProxy, "CRI-O since 1.35 verifies certificates");
+    expect_exposure(&facts, Expose::NodeProxy, "CRI-O since 1.35 verifies certificates");
     expect(
         &facts,
         "container-runtime",
@@ -319,7 +320,7 @@ fn only_ipv6_needs_the_proxy() {
         Status::Warning,
         &["only IPv6", "--expose NodeProxy"],
     );
-    expect_exposure(&facts, Exposure::NodeProxy, "IPv6");
+    expect_exposure(&facts, Expose::NodeProxy, "IPv6");
     facts.kubernetes = Ok(object(json!({ "spec": { "ipFamilies": ["IPv6", "IPv4"] } })));
     expect(&facts, "ip-families", Status::Ok, &["IPv6 and IPv4"]);
     let node = &mut facts.nodes.as_mut().unwrap()[1];
