@@ -14,4 +14,5 @@ pub mod port_forward;
 pub mod preflight;
 pub mod seed;
 pub mod steps;
+mod text;
 pub mod undo;

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::bootstrap::text::clean;
 use crate::fault::{Fault, Reason};
 
 /// How long the API server and the kubelet may take to open a connection.
@@ -140,7 +141,7 @@ impl AsyncRead for Tunnel {
         {
             self.refusal = Box::pin(std::future::pending());
             if let Some(refusal) = refusal {
-                let refusal: String = refusal.trim().chars().take(500).collect();
+                let refusal = clean(&refusal, 500);
                 return Poll::Ready(Err(io::Error::other(refusal)));
             }
         }

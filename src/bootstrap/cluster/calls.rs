@@ -7,6 +7,7 @@ use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch
 use tokio::time::Instant;
 
 use crate::bootstrap::install::{Kind, LABEL, Object};
+use crate::bootstrap::text::clean;
 use crate::fault::{Fault, Reason};
 use crate::registry::backoff;
 use crate::runtime::with_timeout;
@@ -17,6 +18,8 @@ const MANAGER: &str = "jackal-bootstrap";
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The most objects of a list.
 const LIST_LIMIT: u32 = 500;
+/// The most characters of a message of the API server that are shown.
+const SHOWN: usize = 600;
 /// How long a namespace may take to be deleted.
 const DELETION: Duration = Duration::from_secs(180);
 /// How often the cluster is asked whether something happened.
@@ -210,7 +213,7 @@ impl Cluster {
 fn fault_of(doing: &str, error: &kube::Error) -> Fault {
     match error {
         kube::Error::Api(status) => {
-            let message: String = status.message.chars().take(600).collect();
+            let message = clean(&status.message, SHOWN);
             match status.code {
                 401 => Fault::stalled(
                     Reason::AuthenticationFailed,
@@ -233,5 +236,36 @@ fn fault_of(doing: &str, error: &kube::Error) -> Fault {
             Reason::RegistryUnavailable,
             format!("{doing} failed: the API server cannot be reached: {other}"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn messages_of_the_api_server_have_no_control_characters() {
+        for (code, is_stalled) in [
+            (401, true),
+            (403, true),
+            (409, false),
+            (422, true),
+            (429, false),
+            (503, false),
+        ] {
+            let message = format!("refused\u{1b}[2J by a webhook{}", " and so on".repeat(1000));
+            let status = Status::failure(&message, "Some").with_code(code);
+            let fault = fault_of("applying it", &kube::Error::Api(Box::new(status)));
+            assert_eq!(fault.is_stalled(), is_stalled, "{code}");
+            assert!(fault.message.starts_with("applying it "), "{}", fault.message);
+            assert!(
+                fault.message.contains("refused\u{fffd}[2J by a webhook"),
+                "{}",
+                fault.message
+            );
+            assert!(fault.message.len() < 1000, "{}", fault.message.len());
+        }
     }
 }

@@ -6,6 +6,7 @@ use kube::api::{Api, ListParams};
 
 use super::Cluster;
 use crate::bootstrap::install::NAMESPACE;
+use crate::bootstrap::text::clean;
 use crate::fault::Fault;
 
 /// The most characters of a message of the cluster that are shown.
@@ -28,13 +29,6 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     first.into_iter().chain(rest).flatten()
 }
 
-fn shown(text: &str) -> String {
-    let plain = text
-        .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter });
-    plain.take(SHOWN).collect()
-}
-
 impl WaitingContainer {
     /// What keeps `pod` from running; `None` where nothing is known.
     pub fn of(pod: &Pod) -> Option<Self> {
@@ -50,12 +44,16 @@ impl WaitingContainer {
                 .as_deref()
                 .or_else(|| last.and_then(|last| last.message.as_deref()))
                 .unwrap_or_default();
-            Some(format!("container {}: {reason}: {}", container.name, shown(message)))
+            Some(format!(
+                "container {}: {reason}: {}",
+                container.name,
+                clean(message, SHOWN)
+            ))
         });
         let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
         let unscheduled = conditions.into_iter().flatten().find_map(|condition| {
             let failed = condition.type_ == "PodScheduled" && condition.status == "False";
-            failed.then(|| shown(condition.message.as_deref().unwrap_or_default()))
+            failed.then(|| clean(condition.message.as_deref().unwrap_or_default(), SHOWN))
         });
         Some(Self {
             pod: pod.name_any(),
@@ -115,7 +113,7 @@ impl Cluster {
         let mut events = events.map(|events| events.items).unwrap_or_default();
         events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
         match events.last().and_then(|event| event.message.as_deref()) {
-            Some(message) => format!("; the last warning in {NAMESPACE}: {}", shown(message)),
+            Some(message) => format!("; the last warning in {NAMESPACE}: {}", clean(message, SHOWN)),
             None => String::new(),
         }
     }

@@ -9,8 +9,8 @@ use super::dry_run::{DryRun, POD_LABELS, Refusal, namespace_labels};
 use super::facts::{AdmissionFacts, Facts, Unread};
 use super::report::{Check, Findings};
 use super::runtime::not_read;
-use super::text::clean;
 use crate::bootstrap::seed::SEED_NAMESPACE;
+use crate::bootstrap::text::clean;
 
 /// What Pod Security writes where it refuses a pod.
 const POD_SECURITY: &str = "violates PodSecurity";

@@ -6,8 +6,8 @@ use super::facts::{Disk, Facts, Read, Unread};
 use super::quantity::{bytes, shown};
 use super::report::{Check, Findings};
 use super::runtime::{is_linux, name_of, not_read};
-use super::text::names;
 use crate::archive::{self, Archive, ImageSummary};
+use crate::bootstrap::text::names;
 use crate::fault::Fault;
 use crate::oci::Reference;
 

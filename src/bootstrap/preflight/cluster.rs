@@ -8,7 +8,7 @@ use super::archive::ArchiveSummary;
 use super::facts::{Clocks, Facts};
 use super::report::{Check, Findings};
 use super::runtime::{Version, architecture, is_linux, name_of, not_read};
-use super::text::{clean, count, names};
+use crate::bootstrap::text::{clean, count, names};
 
 /// The oldest version of Kubernetes that is supported (docs/install.md).
 const OLDEST: Version = Version(1, 30);

@@ -6,9 +6,9 @@ use super::dry_run::{DryRun, Refusal};
 use super::facts::{Facts, Unread};
 use super::report::{Check, Findings};
 use super::runtime::not_read;
-use super::text::{clean, names};
 use crate::bootstrap::install::{NAMESPACE, NODE_PORT, RELEASE};
 use crate::bootstrap::seed::{SEED_NAMESPACE, SEED_PORT};
+use crate::bootstrap::text::{clean, names};
 
 /// The annotation that names the Helm release of an object.
 const RELEASE_NAME: &str = "meta.helm.sh/release-name";

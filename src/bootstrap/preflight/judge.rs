@@ -3,8 +3,8 @@
 use super::archive::{self, ArchiveSummary};
 use super::facts::{Facts, Unreachable, Wanted};
 use super::report::{Check, Report};
-use super::text::clean;
 use super::{admission, cluster, existing, permissions, proxy, runtime, storage};
+use crate::bootstrap::text::clean;
 
 /// The checks that need an archive.
 const OF_ARCHIVE: [&str; 4] = ["archive", "architectures", "disk-space", "claim-size"];

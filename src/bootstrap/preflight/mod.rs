@@ -21,7 +21,6 @@ mod runtime;
 mod storage;
 #[cfg(test)]
 mod tests;
-mod text;
 
 pub use archive::{ArchiveSummary, OperatorImage, summarise};
 pub use facts::{Facts, Unreachable, Unread, Wanted};

@@ -11,8 +11,8 @@ use self::sources::settings_of;
 use super::facts::Facts;
 use super::report::{Check, Findings};
 use super::runtime::{Runtime, is_linux, name_of, not_read};
-use super::text::names;
 use crate::bootstrap::install::Expose;
+use crate::bootstrap::text::names;
 
 /// What serves NodePorts on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::dry_run::{DryRun, Refusal};
 use super::facts::{Clocks, Read, Unread};
-use super::text::clean;
+use crate::bootstrap::text::clean;
 use crate::decode;
 
 /// How long a request may take.

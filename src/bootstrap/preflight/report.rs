@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::text::clean;
 use crate::bootstrap::install::Expose;
+use crate::bootstrap::text::clean;
 
 /// The most characters of what a check found, and of its advice.
 const LENGTH: usize = 4000;

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Node, NodeSystemInfo};
 
 use super::facts::{Facts, Unread};
 use super::report::{Check, Findings};
-use super::text::{clean, names};
 use crate::bootstrap::install::ADDRESS;
+use crate::bootstrap::text::{clean, names};
 
 /// The oldest containerd that is supported.
 const CONTAINERD: Version = Version(1, 6);

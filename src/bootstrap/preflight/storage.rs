@@ -8,7 +8,7 @@ use super::facts::{Facts, Wanted};
 use super::quantity::{bytes, shown};
 use super::report::{Check, Findings};
 use super::runtime::not_read;
-use super::text::{clean, names};
+use crate::bootstrap::text::{clean, names};
 
 /// The length of the chart's claim in bytes (`registry.deploy.persistence.size`).
 const DEFAULT_SIZE: u64 = 20 << 30;

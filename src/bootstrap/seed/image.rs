@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ContainerState, Node, Pod, PodSpec, Taint, Toleration};
 
+use crate::bootstrap::text::clean;
+
 /// The label of nodes with their architecture.
 pub(super) const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 /// The label of nodes with their operating system.
@@ -16,6 +18,8 @@ const SYSTEM_LABEL: &str = "kubernetes.io/os";
 const SYSTEM_NAMESPACE: &str = "kube-system";
 /// The most candidates.
 const MAX_CANDIDATES: usize = 12;
+/// The most characters of a message of the kubelet that are shown.
+const SHOWN: usize = 500;
 /// The reasons of a waiting container that another image may resolve.
 const IMAGE_REASONS: [&str; 8] = [
     "CreateContainerConfigError",
@@ -210,7 +214,9 @@ pub fn image_failure(pod: &Pod) -> Option<String> {
         };
         let reason = waiting.reason.as_deref()?;
         let message = waiting.message.as_deref().unwrap_or("no message");
-        IMAGE_REASONS.contains(&reason).then(|| format!("{reason}: {message}"))
+        IMAGE_REASONS
+            .contains(&reason)
+            .then(|| format!("{reason}: {}", clean(message, SHOWN)))
     })
 }
 

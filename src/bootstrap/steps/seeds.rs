@@ -22,6 +22,7 @@ use crate::bootstrap::seed::objects::{
     FILES, NAMESPACE, SeedRole, SeedSpec, config_map, daemon_set, labels, namespace,
 };
 use crate::bootstrap::seed::{deliver_to_all, file_list};
+use crate::bootstrap::text::clean;
 use crate::fault::{Fault, Reason};
 use crate::transfer::Progress;
 
@@ -208,7 +209,7 @@ impl NodeSeeds {
                 format!(
                     "the cluster refuses the pods of the seed: {}; exempt the namespaces {NAMESPACE} and jackal-system from the policy \
                      that says this",
-                    refusal.chars().take(500).collect::<String>()
+                    clean(&refusal, 500)
                 ),
             )),
             None => Ok(()),

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::super::facts::{ProxyFacts, Read, Unread};
 use super::super::read::Reader;
-use super::super::text::clean;
 use super::{CONCURRENCY, split};
+use crate::bootstrap::text::clean;
 
 /// The port of kube-proxy's metrics.
 const METRICS: u16 = 10249;

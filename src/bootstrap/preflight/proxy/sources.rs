@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{ProxyMode, ProxySettings};
 use crate::bootstrap::preflight::facts::ProxyFacts;
 use crate::bootstrap::preflight::runtime::name_of;
-use crate::bootstrap::preflight::text::clean;
+use crate::bootstrap::text::clean;
 use crate::decode;
 
 /// The entries of ConfigMaps that have kube-proxy's configuration: kubeadm, k0s, EKS.

@@ -4,7 +4,7 @@
 const DIRECTIONS: [std::ops::RangeInclusive<char>; 2] = ['\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
 
 /// The first `length` characters of `text`, on one line, without control characters.
-pub(super) fn clean(text: &str, length: usize) -> String {
+pub(in crate::bootstrap) fn clean(text: &str, length: usize) -> String {
     let is_hidden = |letter: char| letter.is_control() || DIRECTIONS.iter().any(|range| range.contains(&letter));
     let mut letters = text.trim().chars();
     let mut shown: String = letters
@@ -23,7 +23,7 @@ pub(super) fn clean(text: &str, length: usize) -> String {
 }
 
 /// The names as a list, the first few of them.
-pub(super) fn names<T: AsRef<str>>(names: &[T]) -> String {
+pub(in crate::bootstrap) fn names<T: AsRef<str>>(names: &[T]) -> String {
     const SHOWN: usize = 5;
     let shown: Vec<String> = names.iter().take(SHOWN).map(|name| clean(name.as_ref(), 80)).collect();
     match names.len().saturating_sub(SHOWN) {
@@ -33,7 +33,7 @@ pub(super) fn names<T: AsRef<str>>(names: &[T]) -> String {
 }
 
 /// `count` of `one`, in the plural where it is not one.
-pub(super) fn count(count: usize, one: &str) -> String {
+pub(in crate::bootstrap) fn count(count: usize, one: &str) -> String {
     match count {
         1 => format!("1 {one}"),
         count => format!("{count} {one}s"),
