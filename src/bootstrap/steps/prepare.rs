@@ -30,8 +30,8 @@ pub struct Prepared {
     pub version: String,
     /// What the installation is in this cluster.
     pub begin: Begin,
-    /// The state that the cluster has.
-    pub state: Option<State>,
+    /// When the first run with this archive began, in seconds since 1970.
+    started: u64,
     /// How nodes reach the registry.
     pub expose: Expose,
     /// What completes the objects.
@@ -73,6 +73,10 @@ pub async fn prepare(
         downgrade: settings.downgrade,
     };
     let begin = begin(state.as_ref(), &wanted)?;
+    let started = match (&begin, &state) {
+        (Begin::Continue | Begin::Repeat, Some(state)) => state.started,
+        _ => now(),
+    };
     let registry = find(cluster, "StatefulSet", REGISTRY).await?;
     let expose = match settings.expose {
         Some(expose) => expose,
@@ -94,7 +98,7 @@ pub async fn prepare(
         archive: digest,
         version: images.version.clone(),
         begin,
-        state,
+        started,
         expose,
         options,
         secrets,
@@ -203,17 +207,12 @@ impl Prepared {
 
     /// The state of this installation at `step`.
     pub fn state_at(&self, step: super::Step) -> State {
-        let values = self.helm_values();
-        let started = match (&self.begin, &self.state) {
-            (Begin::Continue, Some(state)) => state.started,
-            _ => now(),
-        };
         State {
             archive: self.archive.clone(),
             version: self.version.clone(),
             step,
-            started,
-            values: values.to_string(),
+            started: self.started,
+            values: self.helm_values().to_string(),
         }
     }
 }
