@@ -16,7 +16,7 @@ use crate::runtime::{kube_fault, with_timeout};
 /// The field manager of what the controller applies.
 pub(super) const FIELD_MANAGER: &str = "jackal-operator";
 /// The label that names the package's uid on its images.
-pub(super) const PACKAGE_LABEL: &str = "jackal.dev/package-uid";
+pub const PACKAGE_LABEL: &str = "jackal.dev/package-uid";
 /// The label that names the package on its images, as [`label_of`] writes it.
 const PACKAGE_NAME_LABEL: &str = "jackal.dev/package-name";
 /// The longest name of an image's object, so that `kubectl get jkpkg,jkimg` fits a terminal: it writes the kind before

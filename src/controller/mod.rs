@@ -111,6 +111,7 @@ mod tag_index;
 mod tag_selections;
 mod undecodable;
 
+pub use children::PACKAGE_LABEL;
 pub use lease::{Leadership, LeaseTiming};
 
 use std::sync::Arc;

@@ -97,7 +97,8 @@ async fn packages_are_shown_explained_and_changed() {
     assert!(run(&["explain", "shop"]).contains("is suspended"));
     run(&["resume", "shop"]);
     assert!(!cluster.package("shop").await.spec.suspend);
-    cluster
-        .kubectl_jackal(&["tree", "shopp"])
-        .failed(2, &["has no JackalPackage shopp; did you mean shop?"]);
+    for command in ["suspend", "events", "tree"] {
+        let unknown = cluster.kubectl_jackal(&[command, "shopp"]);
+        unknown.failed(2, &["has no JackalPackage shopp; did you mean shop?"]);
+    }
 }

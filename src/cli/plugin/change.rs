@@ -8,9 +8,9 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use super::super::print;
-use super::objects::{PackageState, package, requested};
+use super::objects::{condition, no_package, package, requested};
 use super::scope::{Scope, ScopeFlags};
-use crate::api::v1alpha1::{Period, REQUESTED_AT};
+use crate::api::v1alpha1::{JackalPackage, Period, REQUESTED_AT};
 
 /// How often a package is read while a command waits for it.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,8 +54,7 @@ pub(super) struct Resume {
 impl Reconcile {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scope = self.scope.open().await?;
-        let state = package(&scope, &self.name).await?;
-        if state.package.spec.suspend {
+        if package(&scope, &self.name).await?.spec.suspend {
             bail!(
                 "{0} is suspended; resume it first: kubectl jackal resume {0}",
                 self.name
@@ -75,8 +74,8 @@ impl Reconcile {
         match waited {
             Ok(ready) => ready,
             Err(_) => {
-                let state = package(&scope, &self.name).await?;
-                let ready = state.condition("Ready").filter(|ready| ready.status != "True");
+                let package = package(&scope, &self.name).await?;
+                let ready = condition(&package, "Ready").filter(|ready| ready.status != "True");
                 let why = ready.map_or_else(String::new, |ready| format!(": {}: {}", ready.reason, ready.message));
                 bail!(
                     "{0} is not ready after --timeout{1}; see: kubectl jackal explain {0}",
@@ -91,7 +90,6 @@ impl Reconcile {
 impl Suspend {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scope = self.scope.open().await?;
-        package(&scope, &self.name).await?;
         patch(&scope, &self.name, json!({ "spec": { "suspend": true } })).await?;
         print::line(format_args!("jackalpackage.jackal.dev/{} is suspended", self.name));
         Ok(())
@@ -101,7 +99,6 @@ impl Suspend {
 impl Resume {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scope = self.scope.open().await?;
-        package(&scope, &self.name).await?;
         patch(&scope, &self.name, json!({ "spec": { "suspend": null } })).await?;
         print::line(format_args!("jackalpackage.jackal.dev/{} is resumed", self.name));
         Ok(())
@@ -115,16 +112,20 @@ async fn patch(scope: &Scope, name: &str, change: Value) -> anyhow::Result<()> {
         ..PatchParams::default()
     };
     let what = format!("cannot change the JackalPackage {name}");
-    requested(&what, packages.patch(name, &parameters, &Patch::Merge(change))).await?;
-    Ok(())
+    let patched = requested(&what, packages.patch(name, &parameters, &Patch::Merge(change))).await;
+    let is_absent = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.code == 404);
+    match patched {
+        Err(error) if error.downcast_ref().is_some_and(is_absent) => Err(no_package(scope, name).await),
+        patched => patched.map(drop),
+    }
 }
 
 /// Whether `request` was handled: `None` not yet, else whether the package is ready.
-fn handled(state: &PackageState, request: &str) -> Option<Result<(), String>> {
-    let status = state.package.status.as_ref()?;
+fn handled(package: &JackalPackage, request: &str) -> Option<Result<(), String>> {
+    let status = package.status.as_ref()?;
     let is_handled = status.last_handled_reconcile_at.as_deref() == Some(request);
-    let ready = state.condition("Ready").filter(|_| is_handled)?;
-    let is_current = ready.observed_generation == state.package.metadata.generation;
+    let ready = condition(package, "Ready").filter(|_| is_handled)?;
+    let is_current = ready.observed_generation == package.metadata.generation;
     match ready.status.as_str() {
         "True" if is_current => Some(Ok(())),
         "False" => Some(Err(format!("{}: {}", ready.reason, ready.message))),

@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use super::super::print;
-use super::objects::{PackageState, package, requested};
+use super::objects::{PackageState, package_state, requested};
 use super::scope::ScopeFlags;
 
 /// The most events that are read.
@@ -29,7 +29,7 @@ pub(super) struct Events {
 impl Events {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scope = self.scope.open().await?;
-        let state = package(&scope, &self.name).await?;
+        let state = package_state(&scope, &self.name).await?;
         let api: Api<Event> = Api::namespaced(scope.client.clone(), &scope.namespace);
         let listed = requested("cannot list events", api.list(&ListParams::default().limit(MOST))).await?;
         let text = rows(&state, listed.items);

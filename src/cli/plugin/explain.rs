@@ -5,7 +5,7 @@ use kube::ResourceExt as _;
 
 use super::super::print;
 use super::advice::advice;
-use super::objects::{PackageState, package};
+use super::objects::{PackageState, package_state};
 use super::scope::ScopeFlags;
 use crate::api::v1alpha1::ImageState;
 
@@ -25,7 +25,7 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scope = self.scope.open().await?;
-        print::line(explanation(&package(&scope, &self.name).await?).trim_end());
+        print::line(explanation(&package_state(&scope, &self.name).await?).trim_end());
         Ok(())
     }
 }

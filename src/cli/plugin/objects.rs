@@ -1,7 +1,6 @@
 //! Reads packages and their images. Everything in an object may be written by its owner, so it is shown without control characters.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -13,10 +12,10 @@ use serde::de::DeserializeOwned;
 use super::super::UsageError;
 use super::scope::Scope;
 use crate::api::v1alpha1::{JackalImage, JackalPackage};
+use crate::controller::PACKAGE_LABEL;
+use crate::runtime::with_timeout;
 use crate::suggestion::did_you_mean;
 
-/// How long one request may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// Objects for each request.
 const PAGE: u32 = 500;
 /// The most objects of one kind that are read.
@@ -31,9 +30,14 @@ pub(super) struct PackageState {
 impl PackageState {
     /// The condition `kind` of the package.
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
-        let status = self.package.status.as_ref()?;
-        status.conditions.iter().find(|condition| condition.type_ == kind)
+        condition(&self.package, kind)
     }
+}
+
+/// The condition `kind` of `package`.
+pub(super) fn condition<'p>(package: &'p JackalPackage, kind: &str) -> Option<&'p Condition> {
+    let conditions = package.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().find(|condition| condition.type_ == kind)
 }
 
 /// The result of one request, which `what` describes.
@@ -41,14 +45,12 @@ pub(super) async fn requested<T>(
     what: &str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> anyhow::Result<T> {
-    match tokio::time::timeout(TIMEOUT, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(kube::Error::Api(status))) if status.code == 404 && status.reason != "NotFound" => {
+    match with_timeout(request).await {
+        Err(kube::Error::Api(status)) if status.code == 404 && status.reason != "NotFound" => {
             let message = format!("{what}: the cluster has no such resource; install the operator first");
             Err(UsageError(message).into())
         }
-        Ok(Err(error)) => Err(error).with_context(|| what.to_owned()),
-        Err(_) => bail!("{what}: the API server did not answer within {} s", TIMEOUT.as_secs()),
+        answer => answer.with_context(|| what.to_owned()),
     }
 }
 
@@ -98,11 +100,11 @@ pub(super) async fn packages(
         ListParams::default(),
     )
     .await?;
-    let known: Vec<String> = listed.iter().map(ResourceExt::name_any).collect();
-    if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
-        let near = did_you_mean(unknown, known.iter().map(String::as_str));
-        let message = format!("the namespace {} has no JackalPackage {unknown}{near}", scope.namespace);
-        return Err(UsageError(message).into());
+    if let Some(name) = names
+        .iter()
+        .find(|name| !listed.iter().any(|package| package.name_any() == **name))
+    {
+        return Err(unknown(scope, name, &listed));
     }
     let images: Vec<JackalImage> = all(
         &api(&scope.client, namespace),
@@ -110,14 +112,10 @@ pub(super) async fn packages(
         ListParams::default(),
     )
     .await?;
-    let mut by_owner: BTreeMap<String, BTreeMap<String, JackalImage>> = BTreeMap::new();
+    let mut by_package: BTreeMap<String, BTreeMap<String, JackalImage>> = BTreeMap::new();
     for image in images {
-        let owners = image
-            .owner_references()
-            .iter()
-            .filter(|owner| owner.kind == "JackalPackage");
-        if let Some(owner) = owners.map(|owner| owner.uid.clone()).next() {
-            by_owner.entry(owner).or_default().insert(image.name_any(), image);
+        if let Some(package) = image.labels().get(PACKAGE_LABEL).cloned() {
+            by_package.entry(package).or_default().insert(image.name_any(), image);
         }
     }
     let chosen = listed
@@ -125,17 +123,55 @@ pub(super) async fn packages(
         .filter(|package| names.is_empty() || names.contains(&package.name_any()));
     Ok(chosen
         .map(|package| PackageState {
-            images: by_owner.remove(&package.uid().unwrap_or_default()).unwrap_or_default(),
+            images: by_package
+                .remove(&package.uid().unwrap_or_default())
+                .unwrap_or_default(),
             package,
         })
         .collect())
 }
 
 /// The package `name`.
-pub(super) async fn package(scope: &Scope, name: &str) -> anyhow::Result<PackageState> {
-    let found = packages(scope, &[name.to_owned()], false).await?;
-    found
-        .into_iter()
-        .next()
-        .with_context(|| format!("the JackalPackage {name} was deleted meanwhile"))
+///
+/// # Errors
+/// When it does not exist, with the name that may be meant.
+pub(super) async fn package(scope: &Scope, name: &str) -> anyhow::Result<JackalPackage> {
+    let what = format!("cannot read the JackalPackage {name}");
+    match requested(&what, scope.packages().get_opt(name)).await? {
+        Some(package) => Ok(package),
+        None => Err(no_package(scope, name).await),
+    }
+}
+
+/// The package `name` and its images.
+///
+/// # Errors
+/// When it does not exist.
+pub(super) async fn package_state(scope: &Scope, name: &str) -> anyhow::Result<PackageState> {
+    let package = package(scope, name).await?;
+    let own = format!("{PACKAGE_LABEL}={}", package.uid().unwrap_or_default());
+    let images = api::<JackalImage>(&scope.client, Some(&scope.namespace));
+    let images = all(&images, "cannot list JackalImages", ListParams::default().labels(&own)).await?;
+    Ok(PackageState {
+        images: images.into_iter().map(|image| (image.name_any(), image)).collect(),
+        package,
+    })
+}
+
+/// The error for the package `name`, which does not exist; or why that cannot be said.
+pub(super) async fn no_package(scope: &Scope, name: &str) -> anyhow::Error {
+    match all(&scope.packages(), "cannot list JackalPackages", ListParams::default()).await {
+        Ok(listed) => unknown(scope, name, &listed),
+        Err(error) => error,
+    }
+}
+
+fn unknown(scope: &Scope, name: &str, listed: &[JackalPackage]) -> anyhow::Error {
+    let known: Vec<String> = listed.iter().map(ResourceExt::name_any).collect();
+    let near = did_you_mean(name, known.iter().map(String::as_str));
+    UsageError(format!(
+        "the namespace {} has no JackalPackage {name}{near}",
+        scope.namespace
+    ))
+    .into()
 }

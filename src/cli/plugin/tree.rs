@@ -4,7 +4,7 @@ use clap::Args;
 use kube::ResourceExt as _;
 
 use super::super::print;
-use super::objects::{PackageState, package};
+use super::objects::{PackageState, package_state};
 use super::scope::ScopeFlags;
 use super::status::size;
 use crate::api::v1alpha1::{JackalImage, PackagedImage};
@@ -22,7 +22,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let scope = self.scope.open().await?;
-        print::line(tree(&package(&scope, &self.name).await?).trim_end());
+        print::line(tree(&package_state(&scope, &self.name).await?).trim_end());
         Ok(())
     }
 }
