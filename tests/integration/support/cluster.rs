@@ -4,13 +4,12 @@
 //! only what the operator does.
 
 use std::fmt::Debug;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jackal_operator::api::v1alpha1::{JackalImage, JackalPackage};
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -22,6 +21,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::api_proxy::ApiProxy;
+use super::definitions::define;
 use super::operator::Operator;
 use super::process::{output, run};
 use super::wait::{SOON, eventually};
@@ -455,36 +455,6 @@ pub fn condition<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Cond
 /// The value of a variable that `make test` sets.
 pub fn required(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: run the tests by `make test`"))
-}
-
-/// Applies `crds/` and waits until the API server serves them.
-async fn define(client: &Client, kubeconfig: &Path) {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
-    let kubeconfig = ["--kubeconfig", kubeconfig.to_str().expect("text")];
-    let arguments = ["apply", "--server-side", "--force-conflicts", "--filename", folder];
-    let arguments = [&kubeconfig[..], &arguments].concat();
-    run(program("JACKAL_BIN_KUBECTL"), &arguments);
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    eventually(SOON, "the custom resources are established", async || {
-        let list = api
-            .list(&ListParams::default())
-            .await
-            .map_err(|error| error.to_string())?;
-        let ours = list
-            .items
-            .iter()
-            .filter(|definition| definition.spec.group == "jackal.dev");
-        let waiting = ours.filter(|definition| {
-            let conditions = definition.status.as_ref().and_then(|status| status.conditions.as_ref());
-            !conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Established" && c.status == "True"))
-        });
-        let waiting: Vec<String> = waiting.map(|definition| definition.name_any()).collect();
-        match waiting.is_empty() {
-            true => Ok(()),
-            false => Err(format!("not yet: {}", waiting.join(", "))),
-        }
-    })
-    .await;
 }
 
 /// The message of the image once it is stalled for `reason`.

@@ -4,6 +4,7 @@ pub mod api_proxy;
 pub mod charts;
 pub mod cluster;
 pub mod copy;
+mod definitions;
 pub mod fault_proxy;
 pub mod file_server;
 pub mod image;
