@@ -82,12 +82,9 @@ impl ImageWriter {
         content: impl Fn(u64) -> ByteStream<'static>,
     ) -> Result<u64, Fault> {
         let within = |fault: Fault| fault.with_context(format_args!("blob {}", blob.digest));
-        if self.session.size(&blob.digest).await? == Some(blob.size) {
-            self.label(&blob.digest, labels).await.map_err(within)?;
-            return Ok(0);
-        }
+        // Also for a blob that is there: containerd then adds it to the lease, so that it is not collected before an image has it.
         let sent = self.upload(blob, &labels, content).await.map_err(within)?;
-        // Another process may have stored it at the same time, without the labels.
+        // It is there without the labels.
         if sent.is_none() {
             self.label(&blob.digest, labels).await.map_err(within)?;
         }

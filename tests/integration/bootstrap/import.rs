@@ -1,12 +1,22 @@
 //! `import-images` and real containerds.
 
-use jackal_operator::oci::Digest;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use jackal_operator::oci::{Descriptor, Digest};
+use jackal_operator::source::ByteStream;
+use jackal_operator::source::containerd::ImageWriter;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
 use super::archive::Layout;
 use crate::containerd::node::Node;
 use crate::docker::engines::noise;
+use crate::support::image::stream;
 use crate::support::workspace::{CommandResult as _, Workspace};
+
+/// One import at a time: the containerds are shared, and a test looks for leases that are left.
+static IMPORTS: Mutex<()> = Mutex::const_new(());
 
 /// A layout with the image `name`, whose layer is several messages long and unique.
 fn layout(workspace: &Workspace, name: &str) -> Vec<u8> {
@@ -38,6 +48,7 @@ fn import(workspace: &Workspace, node: &Node) -> Value {
 
 #[tokio::test]
 async fn images_are_imported_pinned_and_kept() {
+    let _alone = IMPORTS.lock().await;
     for node in Node::all() {
         let workspace = Workspace::new();
         let name = format!("127.0.0.1:31999/test-{:012x}/app:1", fastrand::u64(..1 << 48));
@@ -82,6 +93,7 @@ fn collect(node: &Node) {
 
 #[tokio::test]
 async fn damaged_content_is_refused_and_can_be_replaced() {
+    let _alone = IMPORTS.lock().await;
     for node in Node::all() {
         let workspace = Workspace::new();
         let name = format!("127.0.0.1:31999/test-{:012x}/app:1", fastrand::u64(..1 << 48));
@@ -103,6 +115,29 @@ async fn damaged_content_is_refused_and_can_be_replaced() {
         import(&workspace, &node);
         let check = node.ctr(&["images", "check", &format!("name=={name}")]);
         assert!(check.contains("complete"), "{check}");
+    }
+}
+
+#[tokio::test]
+async fn content_that_exists_already_is_not_collected_during_an_import() {
+    let _alone = IMPORTS.lock().await;
+    for node in Node::all() {
+        let content = Bytes::from(format!("content {:x}", fastrand::u64(..)));
+        let blob = Descriptor::new("text/plain", Digest::of(&content), content.len() as u64);
+        let read = |offset: u64| -> ByteStream<'static> { stream(content.slice(usize::try_from(offset).unwrap()..)) };
+        let client = node.client();
+        let (first, second) = (ImageWriter::open(&client).await, ImageWriter::open(&client).await);
+        let (first, second) = (first.unwrap(), second.unwrap());
+        let stored = first.store(&blob, HashMap::new(), read).await.unwrap();
+        assert_eq!(stored, content.len() as u64);
+        assert_eq!(second.store(&blob, HashMap::new(), read).await.unwrap(), 0);
+        // No image has the content, and the process that sent it is gone.
+        first.finish().await.unwrap();
+        collect(&node);
+        assert!(node.blob(&blob.digest).exists());
+        second.finish().await.unwrap();
+        collect(&node);
+        assert!(!node.blob(&blob.digest).exists());
     }
 }
 
