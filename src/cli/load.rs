@@ -89,18 +89,18 @@ pub(super) struct Load {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
-    package: String,
-    digest: String,
+    /// The package; absent for an archive without packages.
+    #[serde(flatten)]
+    package: Option<PackageReport>,
     images: Vec<String>,
     sent_bytes: u64,
 }
 
-/// The result for an archive without package.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ImagesReport {
-    images: Vec<String>,
-    sent_bytes: u64,
+struct PackageReport {
+    package: String,
+    digest: String,
 }
 
 impl Load {
@@ -160,7 +160,7 @@ impl Load {
             if archive.packages().is_empty() {
                 let work = archive::load_images(&archive, &to, &progress);
                 let loaded = display.follow(&name, &progress, work).await.map_err(within)?;
-                self.report_images(&target, &loaded);
+                self.report(&Report::of_images(&target, &loaded));
                 if let Some(receipt) = receipt {
                     let images = loaded.images.iter().collect();
                     let load = about(&[], images, loaded.sent);
@@ -177,7 +177,7 @@ impl Load {
                 .map_err(within)?
         };
         for loaded in &loaded {
-            self.report(&target, loaded);
+            self.report(&Report::of_package(&target, loaded));
         }
         if let Some(receipt) = receipt {
             let images = loaded.iter().flat_map(|package| &package.images).collect();
@@ -215,42 +215,39 @@ impl Load {
         })
     }
 
-    fn report(&self, target: &Target, loaded: &Loaded) {
-        let report = Report {
-            package: target.name_of(&loaded.repository, &loaded.tag),
-            digest: loaded.digest.to_string(),
+    fn report(&self, report: &Report) {
+        if self.output == Output::Json {
+            print::line(serde_json::to_string_pretty(report).unwrap_or_default());
+            return;
+        }
+        for image in &report.images {
+            print::line(image);
+        }
+        let sent = format!("({} sent)", bytes(report.sent_bytes));
+        match &report.package {
+            Some(package) => print::line(format_args!("{}@{} {sent}", package.package, package.digest)),
+            None => print::line(sent),
+        }
+    }
+}
+
+impl Report {
+    fn of_package(target: &Target, loaded: &Loaded) -> Self {
+        Self {
+            package: Some(PackageReport {
+                package: target.name_of(&loaded.repository, &loaded.tag),
+                digest: loaded.digest.to_string(),
+            }),
             images: names(target, &loaded.images),
             sent_bytes: loaded.sent,
-        };
-        match self.output {
-            Output::Json => print::line(serde_json::to_string_pretty(&report).unwrap_or_default()),
-            Output::Text => {
-                for image in &report.images {
-                    print::line(image);
-                }
-                print::line(format_args!(
-                    "{}@{} ({} sent)",
-                    report.package,
-                    report.digest,
-                    bytes(report.sent_bytes)
-                ));
-            }
         }
     }
 
-    fn report_images(&self, target: &Target, loaded: &LoadedImages) {
-        let report = ImagesReport {
+    fn of_images(target: &Target, loaded: &LoadedImages) -> Self {
+        Self {
+            package: None,
             images: names(target, &loaded.images),
             sent_bytes: loaded.sent,
-        };
-        match self.output {
-            Output::Json => print::line(serde_json::to_string_pretty(&report).unwrap_or_default()),
-            Output::Text => {
-                for image in &report.images {
-                    print::line(image);
-                }
-                print::line(format_args!("({} sent)", bytes(report.sent_bytes)));
-            }
         }
     }
 }
