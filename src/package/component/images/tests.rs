@@ -300,7 +300,10 @@ fn values_for_many_names_of_a_dependency_are_copied_for_some_of_them() {
     for alias in 0..400 {
         text += &format!("- {{name: b, alias: b{alias}}}\n");
     }
-    let global = format!("{{\"image\": \"x/a:1\", \"global\": [{}0]}}", "0,".repeat(40_000));
+    let over: String = (0..400)
+        .map(|alias| format!("\"b{alias}\": {{\"image\": \"x/b{alias}:1\"}}, "))
+        .collect();
+    let global = format!("{{\"image\": \"x/a:1\", {over}\"global\": [{}0]}}", "0,".repeat(40_000));
     let own = "image: x/b:1".to_owned();
     let files = [
         ("Chart.yaml", text),
@@ -311,8 +314,9 @@ fn values_for_many_names_of_a_dependency_are_copied_for_some_of_them() {
     let texts = ChartTexts::of(files.map(|(path, text)| (path.to_owned(), text)).into()).unwrap();
     let begin = std::time::Instant::now();
     let images = images_of_chart(&texts, &[]);
-    assert_eq!(images, ["x/a:1", "x/b:1"]);
-    println!("{:?}", begin.elapsed());
+    // Each name has an image of its own, so the images say how many names were evaluated: of 41,000 values each.
+    assert!(images.contains(&"x/a:1".to_owned()) && images.contains(&"x/b0:1".to_owned()));
+    assert!((10..30).contains(&images.len()), "{}", images.len());
     assert!(
         begin.elapsed() < std::time::Duration::from_secs(5),
         "{:?}",
