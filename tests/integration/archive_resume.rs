@@ -32,7 +32,8 @@ impl Tunnel {
         let mut tunnel = Self {
             carried: Arc::default(),
             task: None,
-            address: ([127, 0, 0, 1], 0).into(),
+            // No other test connects from this address, which would take the port while nothing listens.
+            address: ([127, 0, 0, 2], 0).into(),
             to: to.to_owned(),
         };
         tunnel.start(limit);
